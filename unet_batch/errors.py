@@ -1,0 +1,72 @@
+"""Every error a caller can meet, in one tree.
+
+    UnetBatchError
+    ├── SpecError               a request that cannot be carried out as written
+    ├── StoreError              a folder or bucket that cannot be read or written
+    │   ├── NotFoundError       nothing at this path
+    │   └── ConflictError       somebody else wrote first
+    ├── ScanError               one scan that cannot be used (its Volume is quarantined)
+    │   ├── UnreadableScanError     a file is truncated, corrupt or of an unknown kind
+    │   ├── GeometryError           positions, spacing or affine contradict each other
+    │   └── VoxelError              NaN, inf, or values that no rule of the Spec allows
+    ├── BundleError             a model that cannot be loaded or does not fit the scan
+    ├── MemoryBudgetError       the work cannot fit the declared budget
+    ├── ReplicaError            a Replica failed in a way that retrying will not mend
+    └── QuarantineError         the Job ended, but not every Volume was done
+
+A message says what failed, where, what was expected, what was found, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class UnetBatchError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class SpecError(UnetBatchError):
+    """A Spec, flag or override that cannot be carried out as written."""
+
+
+class StoreError(UnetBatchError):
+    """A folder or bucket that cannot be read or written."""
+
+
+class NotFoundError(StoreError):
+    """Nothing is stored at this path."""
+
+
+class ConflictError(StoreError):
+    """Another writer was first; read again and decide again."""
+
+
+class ScanError(UnetBatchError):
+    """One scan cannot be used. The Job goes on; its Volume is quarantined."""
+
+
+class UnreadableScanError(ScanError):
+    """A file is truncated, corrupt or of an unknown kind."""
+
+
+class GeometryError(ScanError):
+    """Positions, spacing or affine are missing or contradict each other."""
+
+
+class VoxelError(ScanError):
+    """Voxel values (NaN, inf, constant) that the Spec does not allow."""
+
+
+class BundleError(UnetBatchError):
+    """A model cannot be loaded, or does not fit the Volume it is asked to segment."""
+
+
+class MemoryBudgetError(UnetBatchError):
+    """The work cannot be cut small enough for the declared memory budget."""
+
+
+class ReplicaError(UnetBatchError):
+    """A Replica failed in a way that retrying will not mend."""
+
+
+class QuarantineError(UnetBatchError):
+    """The Job ended, but some Volumes were quarantined or left."""

@@ -1,0 +1,1 @@
+"""How good Labels are: overlap with a truth, volumes in millilitres, and Volumes that stand out."""

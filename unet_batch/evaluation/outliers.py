@@ -1,0 +1,45 @@
+"""Which Volumes stand out when there is no truth: class volumes far from the others'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAD_TO_SIGMA = 1.4826
+"""Median absolute deviation to standard deviation of a normal distribution, 1 / Φ⁻¹(3/4)."""
+
+_LEAST_SPREAD = 0.05
+"""Spread of log volumes taken at least (5 %), so that near-equal Volumes are no outliers."""
+
+
+def volume_outlyingness(class_ml: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """How far each Volume's class volumes lie from the median, in robust standard deviations.
+
+    `class_ml` maps a Volume id to the millilitres of every class, in one order for all; NaN
+    where the Volume has no such class. Volumes differ by factors, so logarithms are compared;
+    the largest deviation over the classes counts. A class that is empty where most Volumes
+    hold it is infinitely far.
+
+    >>> volume_outlyingness({"a": [10.0], "b": [10.0], "c": [0.0]})["c"]
+    inf
+    """
+    if not class_ml:
+        return {}
+    table = np.array(list(class_ml.values()), dtype=np.float64)
+    deviations = np.array([_deviations(column) for column in table.T])
+    worst = deviations.max(axis=0, initial=0.0)
+    return dict(zip(class_ml, worst.tolist(), strict=True))
+
+
+def _deviations(volumes_ml: NDArray[np.float64]) -> NDArray[np.float64]:
+    present = volumes_ml > 0
+    if not present.any():
+        return np.zeros(volumes_ml.shape)
+    logs = np.log(volumes_ml, out=np.zeros(volumes_ml.shape), where=present)
+    centre = np.median(logs[present])
+    spread = max(MAD_TO_SIGMA * float(np.median(np.abs(logs[present] - centre))), _LEAST_SPREAD)
+    missing = np.inf if present.mean() > 0.5 else 0.0
+    far = np.where(present, np.abs(logs - centre) / spread, missing)
+    return np.where(np.isnan(volumes_ml), 0.0, far)

@@ -1,0 +1,1 @@
+"""Specs, Plans, cost and schedule: pure decisions, no Ray, Dask, torch or Zarr."""

@@ -1,0 +1,83 @@
+"""VolumeInfo: the Catalog's row of one Volume, enough to plan without opening it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelClass:
+    """One class of Labels: its voxel `value`, its `name`, its RGB colour (0 to 255)."""
+
+    value: int
+    name: str
+    color: tuple[int, int, int] = (230, 60, 60)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStatistics:
+    """Statistics of one channel, computed once at ingest over its finite voxels.
+
+    `percentiles` maps a percentage (0.5, 1, 5, 25, 50, 75, 95, 99, 99.5) to an intensity;
+    `foreground_mean` and `foreground_std` are those of voxels above the channel's mean
+    (nnU-Net style statistics of the body rather than of the air around it).
+    """
+
+    min: float
+    max: float
+    mean: float
+    std: float
+    percentiles: Mapping[float, float]
+    foreground_share: float
+    foreground_mean: float
+    foreground_std: float
+    num_nonfinite: int
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeInfo:
+    """What the Catalog knows of one Volume.
+
+    Attributes
+    ----------
+    id: name within the Archive, safe as a path segment.
+    shape_czyx: channels and voxels.
+    dtype: NumPy name of the stored voxels (`int16`).
+    spacing_mm: voxel pitch (z, y, x) in millimetres.
+    affine: 16 floats, row-major 4x4, homogeneous voxel index (z, y, x) to RAS+ mm.
+    shard_zyx, chunk_zyx: write and storage unit of the image.
+    content_hash: hex digest of voxels, affine and channels; names the input of a result.
+    modality: `CT`, `MR`, `PT`, ... or `` where unknown.
+    labels: names of the published Labels.
+    statistics: one a channel.
+    warnings: what the checks at ingest found odd but usable.
+    """
+
+    id: str
+    shape_czyx: tuple[int, int, int, int]
+    dtype: str
+    spacing_mm: tuple[float, float, float]
+    affine: tuple[float, ...]
+    chunk_zyx: tuple[int, int, int]
+    shard_zyx: tuple[int, int, int]
+    content_hash: str
+    channels: tuple[str, ...]
+    statistics: tuple[ChannelStatistics, ...]
+    modality: str = ""
+    labels: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    metadata: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def shape_zyx(self) -> tuple[int, int, int]:
+        """Voxels along z, y and x."""
+        return self.shape_czyx[1:]
+
+    @property
+    def num_voxels(self) -> int:
+        """Voxels of one channel."""
+        return prod(self.shape_zyx)

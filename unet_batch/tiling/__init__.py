@@ -1,0 +1,1 @@
+"""Box, tile grid, Blocks and blending weights: pure NumPy, no I/O."""

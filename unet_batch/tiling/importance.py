@@ -1,0 +1,34 @@
+"""Importance maps: how much each voxel of a tile counts where tiles overlap."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_batch.tiling.box import Index
+
+Importance = Literal["gaussian", "constant"]
+
+SIGMA_SCALE = 0.125  # of the roi; MONAI's default (sliding_window_inference, `sigma_scale`)
+MIN_WEIGHT = 1e-3  # MONAI's floor, so that no covered voxel ends with a weight of zero
+
+
+@lru_cache(maxsize=16)
+def importance_map(roi: Index, kind: Importance) -> NDArray[np.float32]:
+    """Blend weight of every voxel of a tile: float32 of shape `roi`, read-only.
+
+    `gaussian` is the product over axes of exp(-x^2 / 2 s^2), x counted from the tile's
+    centre, s = 0.125 roi, never below 0.001 (`monai.data.utils.compute_importance_map`).
+    """
+    weights = np.ones(roi, np.float32)
+    if kind == "gaussian":
+        for axis, size in enumerate(roi):
+            x = np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)
+            bell = np.exp(x**2 / np.float32(-2 * (SIGMA_SCALE * size) ** 2))
+            weights *= bell.reshape([-1 if a == axis else 1 for a in range(len(roi))])
+        np.maximum(weights, max(float(weights.min()), MIN_WEIGHT), out=weights)
+    weights.setflags(write=False)
+    return weights
