@@ -1,11 +1,11 @@
-"""Dice from voxel counts that add up, so that a Volume of any size is scored chunk by chunk.
+"""Dice from voxel counts that add up, so that a Volume of any size is scored region by region.
 
-One joint histogram of (predicted class, true class) a chunk holds every count that Dice
-needs. Histograms of disjoint regions add, so nothing larger than a chunk is ever in memory:
+One joint histogram of (predicted class, true class) holds every count that Dice needs of a
+region. Histograms of disjoint regions add, so nothing larger than a Shard is ever in memory:
 
-    chunk ─┐
-    chunk ─┼─ count_overlap ─▶ Overlap + Overlap + ... ─▶ Dice of each class
-    chunk ─┘
+    Shard ─┐
+    Shard ─┼─ count_overlap ─▶ Overlap + Overlap + ... ─▶ Dice of each class
+    Shard ─┘
 """
 
 from __future__ import annotations
@@ -18,13 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_batch.errors import GeometryError
-from unet_batch.formats.scan import Affine
+from unet_batch.tiling.box import Box
 
 Counts = NDArray[np.int64]
 Voxels = NDArray[np.unsignedinteger]
-
-MAX_AFFINE_DIFFERENCE_MM = 1e-3
-"""Grids whose affines differ by less describe the same voxels (float32 headers round here)."""
 
 _SLICE_VOXELS = 2**20
 """Voxels counted at a time: the int64 indices of a slice stay within a processor's cache."""
@@ -51,17 +48,17 @@ class Overlap:
     @property
     def intersection(self) -> Counts:
         """Voxels that have the class in both masks."""
-        return self.counts[0]
+        return self._row(0)
 
     @property
     def predicted(self) -> Counts:
         """Voxels that have the class in the prediction."""
-        return self.counts[1]
+        return self._row(1)
 
     @property
     def true(self) -> Counts:
         """Voxels that have the class in the truth."""
-        return self.counts[2]
+        return self._row(2)
 
     @property
     def dice(self) -> NDArray[np.float64]:
@@ -69,9 +66,14 @@ class Overlap:
 
         Dice (1945), Ecology 26(3); the NaN is what MONAI's DiceMetric gives.
         """
-        total = (self.predicted + self.true).astype(np.float64)
-        empty = np.full(total.shape, np.nan)
-        return np.divide(2.0 * self.intersection, total, out=empty, where=total > 0)
+        total = self.predicted + self.true
+        dice = np.full(total.shape, np.nan)
+        np.divide(2.0 * self.intersection, total, out=dice, where=total > 0)
+        return dice
+
+    def _row(self, number: int) -> Counts:
+        row: Counts = self.counts[number]
+        return row
 
 
 def count_overlap(predicted: Voxels, truth: Voxels, class_values: Sequence[int]) -> Overlap:
@@ -90,51 +92,29 @@ def count_overlap(predicted: Voxels, truth: Voxels, class_values: Sequence[int])
     return Overlap(np.stack([row[1:] for row in sums]))
 
 
-def lazy_overlap(predicted: da.Array, truth: da.Array, class_values: Sequence[int]) -> da.Array:
-    """The counts of an `Overlap` as a lazy (3, num_classes) int64 array over two lazy masks.
-
-    A chunk of `predicted` and the same region of `truth` are read, counted and forgotten.
-    """
-    truth = truth.rechunk(predicted.chunks)
-    values = tuple(class_values)
-    blocks = da.map_blocks(
-        _count_block,
-        predicted,
-        truth,
-        values,
-        dtype=np.int64,
-        new_axis=(predicted.ndim, predicted.ndim + 1),
-        chunks=(*((1,) * n for n in predicted.numblocks), (3,), (len(values),)),
-        meta=np.empty((0,) * (predicted.ndim + 2), np.int64),
-    )
-    return blocks.sum(axis=tuple(range(predicted.ndim)))
+def overlap_of_region(
+    predicted: da.Array, truth: da.Array, class_values: Sequence[int], region: Box
+) -> Overlap:
+    """The Overlap of two lazy masks within `region`, the only voxels that are read."""
+    masks = [
+        np.asarray(lazy[region.slices].compute(scheduler="synchronous"))
+        for lazy in (predicted, truth)
+    ]
+    return count_overlap(masks[0], masks[1], class_values)
 
 
-def require_same_grid(
-    predicted_shape: Sequence[int],
-    truth_shape: Sequence[int],
-    predicted_affine: Affine,
-    truth_affine: Affine,
-    *,
-    where: str,
+def require_same_shape(
+    predicted_zyx: Sequence[int], truth_zyx: Sequence[int], *, where: str
 ) -> None:
-    """Raise GeometryError, naming `where`, unless two masks lie on one voxel grid."""
-    if tuple(predicted_shape) != tuple(truth_shape):
-        raise GeometryError(
-            f"{where}: the mask has shape {tuple(predicted_shape)} (z, y, x) but its truth has "
-            f"{tuple(truth_shape)}; bring the truth onto the scan's grid and ingest it again"
-        )
-    difference = float(np.abs(np.subtract(predicted_affine, truth_affine)).max())
-    if not difference <= MAX_AFFINE_DIFFERENCE_MM:
-        raise GeometryError(
-            f"{where}: the affines of mask and truth differ by {difference:.4g} mm (expected at "
-            f"most {MAX_AFFINE_DIFFERENCE_MM:g}); bring the truth onto the scan's grid"
-        )
+    """Raise GeometryError, naming `where`, unless two masks beside one Volume can be compared.
 
-
-def _count_block(predicted: Voxels, truth: Voxels, class_values: tuple[int, ...]) -> Counts:
-    counts = count_overlap(predicted, truth, class_values).counts
-    return counts.reshape((1,) * predicted.ndim + counts.shape)
+    An Archive refuses Labels with another affine than their Volume's, so equal shapes suffice.
+    """
+    if tuple(predicted_zyx) != tuple(truth_zyx):
+        raise GeometryError(
+            f"{where}: the mask has shape {tuple(predicted_zyx)} (z, y, x) but its truth has "
+            f"{tuple(truth_zyx)}; bring both onto the scan's grid and write them again"
+        )
 
 
 def _limit(voxels: Voxels) -> int:

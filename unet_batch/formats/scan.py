@@ -23,7 +23,8 @@ class Scan:
     """One scan in memory.
 
     `name` is the suggested Volume id; `voxels_czyx` any real dtype; `channels` one name each;
-    `modality` a DICOM code (`CT`, `MR`, `PT`) or ``; `metadata` JSON, free of identifiers.
+    `modality` a DICOM code (`CT`, `MR`, `PT`) or ``; `metadata` JSON, free of identifiers;
+    `warnings` what the reader found odd but usable, in whole sentences.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Scan:
     channels: tuple[str, ...]
     modality: str = ""
     metadata: Mapping[str, Json] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

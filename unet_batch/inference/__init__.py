@@ -1,0 +1,12 @@
+"""From planned Blocks to labels: the device part (no Ray) and the Ray actors that host it.
+
+engine      a network's forward pass, batch by batch
+slab        rolling weighted logit sums of one Sweep
+predictor   Blocks in, finished labels and Seam sums out; knows neither Ray nor Zarr
+---------   from here on, Ray
+reading     Blocks as lazy Dask work on Ray
+replica     the actor that holds a Predictor
+stitching   adds the Seam sums of several Sweeps; writes and publishes regions
+driver      carries out what the Schedule decides
+cluster     starts or joins Ray
+"""

@@ -58,7 +58,7 @@ class BundleConfig(SpecModel):
     format_version: Literal[1] = 1
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     network_name: str
-    network_arguments: dict[str, Any] = {}
+    network_arguments: dict[str, Any] = Field(default_factory=dict)
     spatial_dims: Literal[2, 3] = 3
     channels: tuple[str, ...] = Field(min_length=1)
     roi: tuple[int, ...]
@@ -66,9 +66,9 @@ class BundleConfig(SpecModel):
     activation: Literal["softmax"] = "softmax"
     intensity: IntensitySpec = IntensitySpec()
     spacing_mm: tuple[float, float, float]
-    scores: dict[str, float] = {}
-    data_hashes: dict[str, str] = {}
-    train_spec: dict[str, Any] = {}
+    scores: dict[str, float] = Field(default_factory=dict)
+    data_hashes: dict[str, str] = Field(default_factory=dict)
+    train_spec: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

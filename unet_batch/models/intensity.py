@@ -50,7 +50,7 @@ class Normalizer:
         try:
             rules = spec.rules(len(statistics))
         except ValueError as error:
-            raise BundleError(f"{error}; train on, or choose, scans of the same channels") from error
+            raise BundleError(f"{error}; choose scans of the same channels") from error
         maps = tuple(map(_channel_map, rules, statistics))
         return cls(maps, is_finite=all(one.num_nonfinite == 0 for one in statistics))
 

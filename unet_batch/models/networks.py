@@ -224,7 +224,8 @@ def _with_frame(frame: Frame, arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _check_sizes(**sizes: int | Sequence[int]) -> None:
     for name, size in sizes.items():
         numbers = [size] if isinstance(size, int) else list(size)
-        limit = _MAX_UNITS if name in {"num_res_units", "blocks_down", "blocks_up"} else _MAX_CHANNELS
+        is_depth = name in {"num_res_units", "blocks_down", "blocks_up"}
+        limit = _MAX_UNITS if is_depth else _MAX_CHANNELS
         least = 0 if name == "num_res_units" else 1
         if not 1 <= len(numbers) <= _MAX_LEVELS or not all(
             isinstance(n, int) and least <= n <= limit for n in numbers

@@ -28,7 +28,11 @@ class JobStarted:
 
 @dataclass(frozen=True, slots=True)
 class StageTimed:
-    """A piece of work ended; `seconds` of one worker, with what it moved or made."""
+    """A piece of work ended; `seconds` of one worker, with what it moved or made.
+
+    `num_voxels` are voxels of scans; those of `write` count as done while their Volume is still
+    under way, so that one large scan moves the progress too.
+    """
 
     stage: Stage
     seconds: float

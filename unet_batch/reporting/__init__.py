@@ -1,0 +1,1 @@
+"""One HTML file that shows what a Job made of every Volume: tables, plots, pictures."""

@@ -1,4 +1,4 @@
-"""IntensitySpec: how voxel values become network input; the same words in training and inference."""
+"""IntensitySpec: how voxel values become network input, in training as in inference."""
 
 from __future__ import annotations
 

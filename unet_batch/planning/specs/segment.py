@@ -28,7 +28,7 @@ class ResourceSpec(SpecModel):
     replicas: int | Literal["auto"] = Field("auto", description="auto: one for each device")
     cpus_per_replica: int | Literal["auto"] = "auto"
     gpus_per_replica: float = Field(0.0, ge=0)
-    memory_budget: Bytes = Field(2 * 2**30, ge=2**20, description="bytes a Replica may hold")
+    memory_budget: Bytes = Field(2 * 2**30, ge=2**16, description="bytes a Replica may hold")
     window: int = Field(2, ge=1, description="Blocks in flight for each Replica")
     max_attempts: int = Field(3, ge=1, description="tries of a Block before quarantine")
 

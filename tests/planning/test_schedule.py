@@ -1,0 +1,276 @@
+"""The Schedule against fake Replicas: any order, any faults, nothing lost or done twice."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unet_batch.planning.cost import ModelCost
+from unet_batch.planning.messages import (
+    Close,
+    Event,
+    Instruction,
+    Predict,
+    Publish,
+    Read,
+    Release,
+    ReplicaGone,
+    ReplicaReady,
+    StepKey,
+    Stitch,
+    VolumeFailed,
+    WasPredicted,
+    WasPublished,
+    WasRead,
+    WasStitched,
+    WasWritten,
+    Write,
+)
+from unet_batch.planning.plan import BlockKey, Plan, Planner
+from unet_batch.planning.schedule import Schedule
+from unet_batch.planning.specs.segment import InferenceSpec
+from unet_batch.planning.volume_info import ChannelStatistics, VolumeInfo
+
+STATISTICS = ChannelStatistics(0, 1, 0, 1, {}, 1, 0, 1, 0)
+
+
+def info(name: str, shape: tuple[int, int, int]) -> VolumeInfo:
+    return VolumeInfo(
+        id=name,
+        shape_czyx=(1, *shape),
+        dtype="int16",
+        spacing_mm=(1, 1, 1),
+        affine=(0.0,) * 16,
+        chunk_zyx=shape,
+        shard_zyx=tuple(min(n, 16) for n in shape),
+        content_hash=name,
+        channels=("CT",),
+        statistics=(STATISTICS,),
+    )
+
+
+def plan_of(shapes: list[tuple[int, int, int]], *, min_sweeps: int = 1) -> Plan:
+    planner = Planner(
+        InferenceSpec(overlap=0.5, batch_size=2),
+        (8, 8, 8),
+        ModelCost(num_channels=1, num_classes=2),
+        ("CT",),
+        memory_budget=40_000,
+        min_sweeps=min_sweeps,
+    )
+    return Plan(planner, [info(f"v{k:02}", shape) for k, shape in enumerate(shapes)])
+
+
+class FakeCluster:
+    """Carries Instructions out in a random order, and kills Replicas at a given rate."""
+
+    def __init__(
+        self, plan: Plan, seed: int, *, kill_rate: float = 0.0, max_kills: int = 5
+    ) -> None:
+        self.plan, self.random = plan, random.Random(seed)
+        self.schedule = Schedule(plan.chains(), plan.volumes, window=2, max_attempts=99)
+        self.kill_rate, self.kills_left = kill_rate, max_kills
+        self.todo: list[Instruction] = []
+        self.slabs: dict[str, dict[tuple[str, int], int]] = {}
+        self.returned: Counter[BlockKey] = Counter()
+        self.written: Counter[tuple[str, object]] = Counter()
+        self.closed: dict[str, Close] = {}
+        self.voxels_held: set[StepKey] = set()
+        self.most_held = 0
+
+    def run(self, num_replicas: int) -> None:
+        self.accept(self.schedule.start(num_replicas=num_replicas))
+        for k in range(num_replicas):
+            self.slabs[f"r{k}"] = {}
+            self.tell(ReplicaReady(f"r{k}"))
+        while not self.schedule.is_finished:
+            self.maybe_kill()
+            assert self.todo, "the Schedule waits for nothing"
+            self.carry_out(self.todo.pop(self.pick()))
+
+    def pick(self) -> int:
+        """Any Instruction, but a Replica takes its calls in order."""
+        index = self.random.randrange(len(self.todo))
+        chosen = self.todo[index]
+        if isinstance(chosen, Predict):
+            calls = [
+                k
+                for k, one in enumerate(self.todo)
+                if isinstance(one, Predict) and one.replica == chosen.replica
+            ]
+            return calls[0]
+        return index
+
+    def tell(self, event: Event) -> None:
+        self.accept(self.schedule.handle(event))
+
+    def accept(self, instructions: list[Instruction]) -> None:
+        for one in instructions:
+            if isinstance(one, Release):
+                self.voxels_held.discard(one.key)
+                self.todo = [t for t in self.todo if not (isinstance(t, Read) and t.key == one.key)]
+            elif isinstance(one, Close):
+                assert one.volume_id not in self.closed
+                self.closed[one.volume_id] = one
+            else:
+                if isinstance(one, Read):
+                    self.voxels_held.add(one.key)
+                    self.most_held = max(self.most_held, len(self.voxels_held))
+                self.todo.append(one)
+
+    def maybe_kill(self) -> None:
+        if self.kills_left and self.random.random() < self.kill_rate:
+            self.kills_left -= 1
+            victim = self.random.choice(sorted(self.slabs))
+            self.todo = [
+                t for t in self.todo if not (isinstance(t, Predict) and t.replica == victim)
+            ]
+            del self.slabs[victim]
+            self.tell(ReplicaGone(victim, "killed"))
+            self.slabs[f"{victim}'"] = {}
+            self.tell(ReplicaReady(f"{victim}'"))
+
+    def carry_out(self, one: Instruction) -> None:
+        match one:
+            case Read(key, _, _):
+                self.tell(WasRead(key))
+            case Predict():
+                self.predict(one)
+            case Stitch(volume_id, cell):
+                self.tell(WasStitched(volume_id, cell))
+            case Write(regions):
+                for region in regions:
+                    self.written[region.volume_id, region.box] += 1
+                self.tell(WasWritten(regions))
+            case Publish(volume_ids):
+                self.tell(WasPublished(volume_ids))
+
+    def predict(self, one: Predict) -> None:
+        """A Sweep's Blocks come in order to the Replica that holds the slab, or are rebuilt."""
+        assert one.key in self.voxels_held
+        for key in one.step:
+            slabs = self.slabs[one.replica]
+            if key.number and not one.rebuild:
+                assert slabs[key.volume_id, key.sweep] == key.number - 1
+            slabs[key.volume_id, key.sweep] = key.number
+            self.returned[key] += 1
+        self.tell(WasPredicted(one.key, one.replica))
+
+
+shapes = st.lists(
+    st.tuples(st.integers(4, 40), st.integers(4, 24), st.integers(4, 24)), min_size=1, max_size=6
+)
+
+
+@given(shapes, st.integers(1, 3), st.integers(1, 3), st.integers(0, 99))
+def test_every_block_is_predicted_once_and_every_region_written_once(
+    volumes: list[tuple[int, int, int]], sweeps: int, replicas: int, seed: int
+) -> None:
+    plan = plan_of(volumes, min_sweeps=sweeps)
+    cluster = FakeCluster(plan, seed)
+    cluster.run(replicas)
+    assert set(cluster.returned.values()) == {1}
+    assert len(cluster.returned) == sum(v.layout.num_blocks for v in plan.volumes.values())
+    assert set(cluster.written) == {
+        (v.info.id, region) for v in plan.volumes.values() for region in v.write_regions
+    }
+    assert set(cluster.written.values()) == {1}
+    assert {close.outcome for close in cluster.closed.values()} == {"done"}
+    assert len(cluster.closed) == len(volumes)
+
+
+@given(shapes, st.integers(1, 3), st.integers(0, 99))
+def test_killed_replicas_lose_nothing_and_only_their_own_blocks_run_again(
+    volumes: list[tuple[int, int, int]], replicas: int, seed: int
+) -> None:
+    plan = plan_of(volumes, min_sweeps=2)
+    cluster = FakeCluster(plan, seed, kill_rate=0.1)
+    cluster.run(replicas)
+    assert {close.outcome for close in cluster.closed.values()} == {"done"}
+    assert len(cluster.closed) == len(volumes)
+    assert set(cluster.written.values()) == {1}
+    assert set(cluster.returned.values()) == {1}
+
+
+@given(shapes, st.integers(1, 3), st.integers(0, 99))
+def test_the_window_bounds_what_is_held(
+    volumes: list[tuple[int, int, int]], replicas: int, seed: int
+) -> None:
+    cluster = FakeCluster(plan_of(volumes * 4), seed)
+    cluster.run(replicas)
+    assert cluster.most_held <= 2 * replicas
+
+
+def test_a_block_that_fails_quarantines_its_volume_and_spares_its_pack() -> None:
+    plan = plan_of([(8, 8, 8)] * 3)
+    schedule = Schedule(plan.chains(), plan.volumes, window=2, max_attempts=3)
+    (read,) = schedule.start(num_replicas=1)
+    schedule.handle(ReplicaReady("r"))
+    (predict,) = schedule.handle(WasRead(read.key))
+    out = schedule.handle(WasPredicted(predict.key, "r", {BlockKey("v01", 0, 0): "NaN logits"}))
+    assert Close("v01", "quarantined", "NaN logits") in out
+    (write,) = [one for one in out if isinstance(one, Write)]
+    assert [region.volume_id for region in write.regions] == ["v00", "v02"]
+
+
+def test_a_step_that_kills_replica_after_replica_is_given_up() -> None:
+    plan = plan_of([(8, 8, 8)])
+    schedule = Schedule(plan.chains(), plan.volumes, window=2, max_attempts=3)
+    (read,) = schedule.start(num_replicas=1)
+    schedule.handle(WasRead(read.key))
+    for attempt in range(3):
+        (predict,) = schedule.handle(ReplicaReady(f"r{attempt}"))
+        assert isinstance(predict, Predict)
+        out = schedule.handle(ReplicaGone(f"r{attempt}", "out of memory"))
+    (close, *_) = out
+    assert close == Close("v00", "quarantined", "3 Replicas died on it; the last: out of memory")
+    assert schedule.is_finished
+
+
+def test_late_and_double_returns_do_no_harm() -> None:
+    plan = plan_of([(8, 8, 8)])
+    schedule = Schedule(plan.chains(), plan.volumes, window=2, max_attempts=3)
+    (read,) = schedule.start(num_replicas=1)
+    schedule.handle(ReplicaReady("r"))
+    (predict,) = schedule.handle(WasRead(read.key))
+    assert schedule.handle(WasRead(read.key)) == []
+    assert schedule.handle(WasPredicted(predict.key, "r"))
+    assert schedule.handle(WasPredicted(predict.key, "r")) == []
+    assert schedule.handle(WasPredicted(predict.key, "never seen")) == []
+
+
+def test_a_failed_volume_is_closed_and_its_other_blocks_are_dropped() -> None:
+    plan = plan_of([(40, 24, 24), (8, 8, 8)], min_sweeps=2)
+    schedule = Schedule(plan.chains(), plan.volumes, window=2, max_attempts=3)
+    schedule.start(num_replicas=1)
+    out = schedule.handle(VolumeFailed("v00", "disk full"))
+    assert Close("v00", "quarantined", "disk full") in out
+    reads = [one for one in out if isinstance(one, Read)]
+    assert [key.volume_id for one in reads for key in one.step] == ["v01"]
+
+
+def test_slow_stores_hold_new_volumes_back() -> None:
+    plan = plan_of([(8, 8, 8)] * 40)
+    schedule = Schedule(
+        plan.chains(), plan.volumes, window=1, max_attempts=3, max_unwritten_voxels=10
+    )
+    (read,) = schedule.start(num_replicas=1)
+    schedule.handle(ReplicaReady("r"))
+    (predict,) = schedule.handle(WasRead(read.key))
+    out = schedule.handle(WasPredicted(predict.key, "r"))
+    (write,) = [one for one in out if isinstance(one, Write)]
+    assert not [one for one in out if isinstance(one, Read)]
+    assert [one for one in schedule.handle(WasWritten(write.regions)) if isinstance(one, Read)]
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 8), (40, 24, 24)])
+def test_an_empty_job_is_finished_at_once(shape: tuple[int, int, int]) -> None:
+    schedule = Schedule(
+        iter(()), {"unused": plan_of([shape]).volumes["v00"]}, window=1, max_attempts=1
+    )
+    assert schedule.start(num_replicas=1) == []
+    assert schedule.is_finished

@@ -1,0 +1,77 @@
+"""A store, and an Archive, in each of the three kinds of places that the package writes to."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+
+from unet_batch.formats.scan import Scan
+from unet_batch.storage.archive import Archive, open_archive
+from unet_batch.storage.stores import ObjectStore, open_store
+
+PLACES = ("folder", "memory", "s3")
+
+
+@pytest.fixture(scope="session")
+def s3_bucket() -> Iterator[str]:
+    """A bucket on a real S3 server on loopback; the environment holds its credentials."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        environment.setenv("AWS_ACCESS_KEY_ID", "key-of-the-test")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-test")
+        environment.setenv("AWS_REGION", "us-east-1")
+        urlopen(Request(f"http://{host}:{port}/archives", method="PUT")).close()
+        yield "archives"
+    server.stop()
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty place."""
+    name = uuid.uuid4().hex
+    if request.param == "s3":
+        return f"s3://{request.getfixturevalue('s3_bucket')}/{name}"
+    return str(tmp_path / "place") if request.param == "folder" else f"memory://{name}"
+
+
+@pytest.fixture
+def store(place: str) -> ObjectStore:
+    """An empty store; the test runs once for a folder, memory and S3 each."""
+    return open_store(place)
+
+
+@pytest.fixture
+def archive(place: str) -> Archive:
+    """An empty Archive; the test runs once for a folder, memory and S3 each."""
+    return open_archive(place, create=True)
+
+
+@pytest.fixture
+def local_archive(tmp_path: Path) -> Archive:
+    """An empty Archive in a folder."""
+    return open_archive(tmp_path / "archive", create=True)
+
+
+@pytest.fixture
+def make_scan() -> Callable[..., Scan]:
+    """Makes Scans of random int16 voxels, oblique and anisotropic; a `seed` names the content."""
+
+    def make(
+        name: str = "ct-1", *, seed: int = 0, shape: tuple[int, int, int, int] = (1, 5, 6, 7)
+    ) -> Scan:
+        voxels = np.random.default_rng(seed).integers(-1000, 2000, shape).astype(np.int16)
+        affine = np.array([[0.1, 0, -0.8, 5], [0, 0.7, 0, -20], [2.5, 0, 0.1, 3], [0, 0, 0, 1.0]])
+        channels = tuple(f"c{i}" for i in range(shape[0]))
+        return Scan(name, voxels, affine, channels, modality="CT", metadata={"kernel": "B30f"})
+
+    return make

@@ -1,0 +1,161 @@
+"""The Catalog lists every Volume once, whoever writes to it, and can be made again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from unet_batch.errors import NotFoundError, StoreError
+from unet_batch.formats.scan import Scan
+from unet_batch.storage import catalog as catalog_module
+from unet_batch.storage.archive import Archive, open_archive
+from unet_batch.storage.catalog import Catalog
+from unet_batch.storage.stores import open_store
+
+
+def parts(archive: Archive) -> list[str]:
+    return open_store(archive.url).list_objects("catalog")
+
+
+def test_rows_are_what_was_ingested_sorted_by_id(
+    archive: Archive, make_scan: Callable[..., Scan]
+) -> None:
+    infos = [archive.write_scan(make_scan(name, seed=i), source={}) for i, name in enumerate("cab")]
+    assert open_archive(archive.url).catalog.rows() == sorted(infos, key=lambda info: info.id)
+
+
+def test_the_latest_row_of_an_id_wins(archive: Archive, make_scan: Callable[..., Scan]) -> None:
+    info = archive.write_scan(make_scan(), source={})
+    archive.catalog.append([replace(info, labels=("liver",))])
+    assert [row.labels for row in archive.catalog.rows()] == [("liver",)]
+    archive.catalog.compact()
+    assert [row.labels for row in Catalog(open_store(archive.url)).rows()] == [("liver",)]
+
+
+def test_the_same_rows_again_add_nothing(archive: Archive, make_scan: Callable[..., Scan]) -> None:
+    info = archive.write_scan(make_scan(), source={})
+    archive.catalog.append([info])
+    archive.catalog.append([])
+    assert len(parts(archive)) == 1
+
+
+def test_concurrent_ingests_lose_no_row(archive: Archive, make_scan: Callable[..., Scan]) -> None:
+    info = archive.write_scan(make_scan("a"), source={})
+
+    def append(number: int) -> None:
+        Catalog(open_store(archive.url)).append([replace(info, id=f"v{number}")])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(append, range(16)))
+    assert len(archive.catalog.rows()) == 17
+
+
+def test_compacting_leaves_one_part_with_the_same_rows(
+    archive: Archive, make_scan: Callable[..., Scan]
+) -> None:
+    for name in "abc":
+        archive.write_scan(make_scan(name), source={})
+    before = archive.catalog.rows()
+    archive.catalog.compact()
+    archive.catalog.compact()
+    assert len(parts(archive)) == 1
+    assert archive.catalog.rows() == Catalog(open_store(archive.url)).rows() == before
+
+
+def test_a_rebuilt_catalog_is_the_same_and_knows_the_labels(
+    archive: Archive, make_scan: Callable[..., Scan]
+) -> None:
+    for name in "ab":
+        archive.write_scan(make_scan(name), source={})
+    before = archive.catalog.rows()
+    open_store(archive.url).delete_folder("catalog")
+    assert archive.catalog.rows() == []
+    archive.catalog.rebuild()
+    assert archive.catalog.rows() == before
+
+
+def test_a_rebuild_forgets_volumes_that_are_gone_or_not_whole(
+    local_archive: Archive, make_scan: Callable[..., Scan]
+) -> None:
+    for name in "abc":
+        local_archive.write_scan(make_scan(name), source={})
+    volumes = Path(local_archive.url) / "volumes"
+    (volumes / "b" / "zarr.json").unlink()
+    local_archive.catalog.rebuild()
+    assert list(local_archive) == ["a", "c"]
+
+
+def test_a_rebuild_names_damaged_volumes_and_lists_the_others(
+    local_archive: Archive, make_scan: Callable[..., Scan]
+) -> None:
+    for name in "ab":
+        local_archive.write_scan(make_scan(name), source={})
+    (Path(local_archive.url) / "volumes" / "b" / "zarr.json").write_text("{")
+    with pytest.raises(StoreError, match=r"1 Volumes? .*volumes/b/zarr.json is damaged"):
+        local_archive.catalog.rebuild()
+    assert list(local_archive) == ["a"]
+
+
+def test_a_reader_survives_a_compaction_under_its_hands(
+    local_archive: Archive, make_scan: Callable[..., Scan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        local_archive.write_scan(make_scan(name), source={})
+    reader = Catalog(open_store(local_archive.url))
+    listed = reader._part_paths()
+    local_archive.catalog.compact()
+    answers = iter([listed])
+    current = Catalog._part_paths
+    monkeypatch.setattr(Catalog, "_part_paths", lambda self: next(answers, None) or current(self))
+    assert [row.id for row in reader.rows()] == ["a", "b", "c"]
+
+
+def test_parts_that_keep_vanishing_are_reported(
+    local_archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Catalog, "_part_paths", lambda self: ["catalog/gone.parquet"])
+    with pytest.raises(StoreError, match="changed during each of"):
+        local_archive.catalog.rows()
+
+
+def test_a_part_is_read_once(
+    local_archive: Archive, make_scan: Callable[..., Scan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_archive.write_scan(make_scan(), source={})
+    first = local_archive.catalog.rows()
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(catalog_module.pq, "read_table", fail)
+    assert local_archive.catalog.rows() == first
+
+
+def test_a_damaged_part_says_how_to_mend_it(
+    local_archive: Archive, make_scan: Callable[..., Scan]
+) -> None:
+    local_archive.write_scan(make_scan(), source={})
+    (part,) = (Path(local_archive.url) / "catalog").glob("*.parquet")
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(StoreError, match="catalog rebuild"):
+        Catalog(open_store(local_archive.url)).rows()
+
+
+def test_parts_have_columns_to_query(
+    local_archive: Archive, make_scan: Callable[..., Scan]
+) -> None:
+    info = local_archive.write_scan(make_scan(), source={})
+    (row,) = pq.read_table(Path(local_archive.url) / parts(local_archive)[0]).to_pylist()
+    assert (row["id"], row["modality"], row["size_z"]) == ("ct-1", "CT", 5)
+    assert row["spacing_z"] == info.spacing_mm[0]
+
+
+def test_an_unpublished_volume_is_not_found(archive: Archive) -> None:
+    with pytest.raises(NotFoundError, match="no Volume 'x'"):
+        archive.info("x")

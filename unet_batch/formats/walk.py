@@ -1,0 +1,93 @@
+"""The files of a source (file, folder or pattern), without stepping out of it.
+
+Links that lead out of the source, hidden files, Zarr folders and whatever the caller
+excludes are left alone; links are worth a note, because somebody put them there on purpose.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from unet_batch.errors import SpecError
+
+_WILDCARDS = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFiles:
+    """Files below `root`, sorted by folder and name, and notes on links not followed."""
+
+    root: Path
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What every walk leaves out: file name patterns, and whole folders."""
+
+    exclude: tuple[str, ...] = ()
+    skip_folders: frozenset[Path] = frozenset()
+
+    def find(self, source: str | Path) -> FoundFiles:
+        """The files of `source`; of a pattern, below its folders before the first wildcard.
+
+        Raises SpecError where nothing is there.
+        """
+        text = str(source)
+        path = Path(text).expanduser().resolve()
+        if path.is_dir():
+            return self._checked(path, self._below(path))
+        if path.is_file():
+            return FoundFiles(path.parent, (path,), ())
+        root = _fixed_part(path)
+        if root == path or not root.is_dir():
+            raise SpecError(f"no file, folder or match at {text!r} (looked in {Path.cwd()})")
+        matches = sorted(root.glob(path.relative_to(root).as_posix()))
+        inside = (found for match in matches for found in self._expand(match))
+        return self._checked(root, inside)
+
+    def _checked(self, root: Path, found: Iterator[Path]) -> FoundFiles:
+        files, notes = [], []
+        for path in found:
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                notes.append(f"{path}: skipped, a link that leads out of {root}")
+            elif path.is_file():
+                files.append(path)
+        return FoundFiles(root, tuple(files), tuple(notes))
+
+    def _expand(self, match: Path) -> Iterator[Path]:
+        if match.is_dir() and self._may_enter(match):
+            yield from self._below(match)
+        elif self._is_wanted(match):
+            yield match
+
+    def _below(self, root: Path) -> Iterator[Path]:
+        for folder, subfolders, names in os.walk(root, followlinks=False):
+            here = Path(folder)
+            subfolders[:] = [name for name in sorted(subfolders) if self._may_enter(here / name)]
+            yield from (here / name for name in sorted(names) if self._is_wanted(here / name))
+
+    def _may_enter(self, folder: Path) -> bool:
+        if folder.name.startswith(".") or folder.is_symlink():
+            return False
+        return folder not in self.skip_folders and not (folder / "zarr.json").exists()
+
+    def _is_wanted(self, path: Path) -> bool:
+        hidden = path.name.startswith(".")
+        return not hidden and not any(fnmatchcase(path.name, p) for p in self.exclude)
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folders of `pattern` before its first wildcard; all of it where it has none."""
+    fixed = Path(pattern.anchor)
+    for part in pattern.parts[1:]:
+        if _WILDCARDS.search(part):
+            break
+        fixed /= part
+    return fixed

@@ -1,0 +1,67 @@
+"""Cluster: join the Ray that is there, or start one embedded in this process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import ray
+
+from unet_batch.errors import ReplicaError
+
+OBJECT_STORE_SHARE = 0.25  # of the machine's memory; Blocks in flight are bounded far below it
+MAX_OBJECT_STORE_BYTES = 8 * 2**30
+
+
+@contextmanager
+def ray_running(address: str | None = None) -> Iterator[None]:
+    """Ray for the time of the block: the one already joined, one at `address`, or our own.
+
+    `address` defaults to the environment's RAY_ADDRESS. An embedded Ray is reachable from
+    this machine only, and ends, with its files, at the end of the block.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    with _joined(address) if address else _embedded():
+        yield
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ReplicaError(
+            f"no Ray cluster answers at {address!r}: {error}. Check the address and, where the"
+            " cluster asks for one, the token in RAY_AUTH_TOKEN"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _embedded() -> Iterator[None]:
+    # Ray's sockets live below this folder, and a socket's path has at most 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="unet-batch-", dir="/tmp"))
+    memory = psutil.virtual_memory().total
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=int(min(memory * OBJECT_STORE_SHARE, MAX_OBJECT_STORE_BYTES)),
+            _temp_dir=str(folder),
+        )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,77 @@
+"""Footprint: the bytes of activations a forward pass holds at its worst, without running it.
+
+The network runs on torch's meta device, where tensors have shapes but no memory, and every
+storage an operation makes is counted for as long as Python holds it. Scratch space inside
+one operation (reordered weights, im2col) is not seen; `tests/models/test_footprint.py`
+compares with what a real pass holds.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+def activation_bytes(
+    network: torch.nn.Module, batch_shape: Sequence[int], *, dtype: torch.dtype = torch.float32
+) -> int:
+    """Peak bytes of live activations, the input and the logits included, of one forward pass.
+
+    `batch_shape` is (n, channels, *tile); `dtype` what the pass computes in (bfloat16 under
+    autocast). The weights are not counted; `network` is left as it is.
+    """
+    skeleton = copy.deepcopy(network, memo={}).to(device="meta", dtype=dtype).eval()
+    with torch.no_grad(), _LiveBytes() as live:
+        skeleton(torch.empty(tuple(batch_shape), dtype=dtype, device="meta"))
+    return live.peak
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of storages made inside it that are still alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._live = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        before = {self._key(one) for one in tree_leaves((args, kwargs)) if _is_tensor(one)}
+        result = func(*args, **(kwargs or {}))
+        for tensor in filter(_is_tensor, tree_leaves(result)):
+            if self._key(tensor) not in before:
+                self._count(tensor.untyped_storage())
+        return result
+
+    @staticmethod
+    def _key(tensor: torch.Tensor) -> int:
+        return tensor.untyped_storage()._cdata  # noqa: SLF001 (a storage's only identity)
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, num_bytes = storage._cdata, storage.nbytes()  # noqa: SLF001
+        if key in self._known:
+            return
+        self._known.add(key)
+        self._live += num_bytes
+        self.peak = max(self.peak, self._live)
+        weakref.finalize(storage, self._release, key, num_bytes)
+
+    def _release(self, key: int, num_bytes: int) -> None:
+        self._known.discard(key)
+        self._live -= num_bytes
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor)

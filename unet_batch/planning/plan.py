@@ -1,0 +1,193 @@
+"""Plan: the deterministic, lazy list of a Job's Blocks, and what they cost.
+
+    Volumes (rows of the Catalog)  ->  VolumePlan: tile grid, cuts, Shards
+                                   ->  Chains: Steps that one Replica runs in order
+
+A Sweep of a large volume is a Chain of one Block a Step: the slab is inherited from Step to
+Step. Small volumes, each a single Block, are packed, many to a Step, so that their tiles
+share batches. The Plan depends on the Catalog and the Spec alone, never on what was already
+done: a Job that is run again packs and cuts alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from unet_batch.errors import BundleError, UnetBatchError, VoxelError
+from unet_batch.planning.cost import Footprint, ModelCost, choose_layout, footprint
+from unet_batch.planning.specs.segment import InferenceSpec
+from unet_batch.planning.volume_info import VolumeInfo
+from unet_batch.tiling.blocks import Block, BlockLayout
+from unet_batch.tiling.box import Box
+from unet_batch.tiling.grid import TileGrid
+
+Shape3 = tuple[int, int, int]
+PACK_BATCHES = 8  # batches a pack of small volumes fills: few calls, yet fair shares
+
+
+class BlockKey(NamedTuple):
+    """A Block by name: Volume, Sweep, position in the Sweep."""
+
+    volume_id: str
+    sweep: int
+    number: int
+
+
+Step = tuple[BlockKey, ...]
+"""Blocks that one call to a Replica predicts."""
+
+Chain = tuple[Step, ...]
+"""Steps that one Replica runs in order."""
+
+
+@dataclass(frozen=True)
+class VolumePlan:
+    """One Volume and its cuts. Its Labels are written by the Shards of its image."""
+
+    info: VolumeInfo
+    layout: BlockLayout
+
+    @property
+    def num_tiles(self) -> int:
+        """Tiles to predict."""
+        return self.layout.grid.num_tiles
+
+    @property
+    def write_regions(self) -> Iterator[Box]:
+        """Whole Shards, clipped to the volume."""
+        return Box.from_shape(self.info.shape_zyx).split(self.info.shard_zyx)
+
+    def block(self, key: BlockKey) -> Block:
+        """The Block of this name."""
+        return self.layout.blocks(key.sweep)[key.number]
+
+    def chains(self) -> Iterator[Chain]:
+        """One Chain a Sweep, one Block a Step."""
+        for sweep in range(len(self.layout.sweeps)):
+            blocks = self.layout.blocks(sweep)
+            yield tuple((BlockKey(self.info.id, sweep, block.number),) for block in blocks)
+
+
+@dataclass(frozen=True)
+class Planner:
+    """The rules that turn a Volume into a VolumePlan.
+
+    Attributes
+    ----------
+    inference: how tiles are laid and blended.
+    roi_zyx: the tile in voxels.
+    model: what the model weighs.
+    channels: names of the channels that the model takes.
+    memory_budget: bytes a Replica may hold.
+    min_sweeps: Sweeps a volume is cut into at least, to share it out to several Replicas.
+    """
+
+    inference: InferenceSpec
+    roi_zyx: Shape3
+    model: ModelCost
+    channels: tuple[str, ...]
+    memory_budget: int
+    min_sweeps: int = 1
+
+    def plan(self, info: VolumeInfo) -> VolumePlan:
+        """The Volume's plan.
+
+        Raises BundleError where its channels do not fit the model, VoxelError where more
+        voxels are NaN or infinite than the Spec allows, MemoryBudgetError where it cannot
+        be cut small enough.
+        """
+        self._check(info)
+        layout = self._layout(info.shape_zyx, np.dtype(info.dtype).itemsize)
+        return VolumePlan(info, layout)
+
+    def footprint(self, plan: VolumePlan) -> Footprint:
+        """Bytes a Replica holds for the Volume's largest Block."""
+        return footprint(plan.layout, self.model, np.dtype(plan.info.dtype).itemsize)
+
+    def _check(self, info: VolumeInfo) -> None:
+        if len(info.channels) != len(self.channels):
+            raise BundleError(
+                f"Volume {info.id!r} has {len(info.channels)} channels {list(info.channels)};"
+                f" the model takes {len(self.channels)}: {list(self.channels)}"
+            )
+        nonfinite = sum(one.num_nonfinite for one in info.statistics)
+        share = nonfinite / max(1, info.num_voxels * len(info.channels))
+        if share > self.inference.max_nonfinite_share:
+            raise VoxelError(
+                f"Volume {info.id!r}: {nonfinite} voxels are NaN or infinite ({share:.2%});"
+                f" inference.max_nonfinite_share allows {self.inference.max_nonfinite_share:.2%}"
+            )
+
+    @cached_property
+    def _layout(self) -> Callable[[Shape3, int], BlockLayout]:
+        @lru_cache(maxsize=4096)
+        def layout(shape: Shape3, itemsize: int) -> BlockLayout:
+            return choose_layout(
+                TileGrid.of(shape, self.roi_zyx, self.inference.overlap),
+                self.model,
+                itemsize=itemsize,
+                memory_budget=self.memory_budget,
+                min_sweeps=self.min_sweeps,
+            )
+
+        return layout
+
+
+class Plan:
+    """All VolumePlans of a Job, and the Volumes that were refused, with the reason."""
+
+    def __init__(self, planner: Planner, infos: Iterable[VolumeInfo]) -> None:
+        self.planner = planner
+        self.volumes: dict[str, VolumePlan] = {}
+        self.refused: dict[str, str] = {}
+        for info in infos:
+            try:
+                self.volumes[info.id] = planner.plan(info)
+            except UnetBatchError as error:
+                self.refused[info.id] = str(error)
+
+    @property
+    def num_tiles(self) -> int:
+        """Tiles of all Volumes."""
+        return sum(volume.num_tiles for volume in self.volumes.values())
+
+    @property
+    def num_voxels(self) -> int:
+        """Voxels of all Volumes."""
+        return sum(volume.info.num_voxels for volume in self.volumes.values())
+
+    @property
+    def largest_footprint(self) -> Footprint | None:
+        """The Footprint of the heaviest Block of all, None where there is no Volume."""
+        footprints = map(self.planner.footprint, self.volumes.values())
+        return max(footprints, key=lambda one: one.total, default=None)
+
+    def chains(self) -> Iterator[Chain]:
+        """Chains of large volumes, and packs of small ones, in the Catalog's order."""
+        pack: list[VolumePlan] = []
+        for volume in self.volumes.values():
+            if volume.layout.num_blocks > 1 or volume.num_tiles >= self._pack_tiles:
+                yield from volume.chains()
+                continue
+            pack.append(volume)
+            if self._is_full(pack):
+                yield _packed(pack)
+                pack = []
+        if pack:
+            yield _packed(pack)
+
+    @property
+    def _pack_tiles(self) -> int:
+        return PACK_BATCHES * self.planner.inference.batch_size
+
+    def _is_full(self, pack: Sequence[VolumePlan]) -> bool:
+        return sum(volume.num_tiles for volume in pack) >= self._pack_tiles
+
+
+def _packed(pack: Sequence[VolumePlan]) -> Chain:
+    return (tuple(BlockKey(volume.info.id, 0, 0) for volume in pack),)

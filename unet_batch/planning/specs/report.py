@@ -1,0 +1,28 @@
+"""ReportSpec: which Labels to show, and where the HTML file goes."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from unet_batch.planning.specs.base import SpecModel
+from unet_batch.planning.specs.evaluate import LABELS_PATTERN
+
+
+class ReportSpec(SpecModel):
+    """Show Labels, and their Dice where there is a truth, in one HTML file: `jobs/report.yaml`."""
+
+    archive: str
+    labels: str = Field(pattern=LABELS_PATTERN, description="the Labels to show")
+    truth: str | None = Field(
+        None, pattern=LABELS_PATTERN, description="Labels to compare with; None: rank by volume"
+    )
+    out: str = Field(description="folder for `report.html`, or a path that ends in .html")
+    volumes: tuple[str, ...] = Field(("*",), description="glob patterns of Volume ids")
+    title: str | None = Field(None, description="None: made from the names of the Labels")
+    channel: int = Field(0, ge=0, description="channel of the scan that the pictures show")
+    max_volumes: int = Field(
+        300, ge=0, description="Volumes with pictures, the worst; all are in the table"
+    )
+    window: int | None = Field(
+        None, ge=1, description="Shards in flight on Ray; None: 1.5 for each CPU"
+    )

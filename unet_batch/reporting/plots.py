@@ -1,0 +1,137 @@
+"""Plots as inline SVG: a strip of dots and a box for each class, coloured by the page's CSS.
+
+    liver   ·  ·   · ▕▔▔│▔▏ ·          one dot a Volume (its title and link name it),
+    spleen      ·  ··▕▔│▔▔▏ ··         a box from the lower to the upper quartile,
+           0.6     0.8     1.0         a line at the median
+
+Names come from outside: they enter only through `Markup.format`, which escapes them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+ROW_HEIGHT, AXIS_HEIGHT = 44, 30
+LABEL_WIDTH, PLOT_WIDTH, MARGIN = 150, 690, 20
+DOT_RADIUS, JITTER = 3.2, 11.0
+_MAX_LABEL = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """One Volume in a strip: its value, its name, and the fragment (`#v3`) it links to."""
+
+    value: float
+    name: str
+    href: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """The values of one class; `color` is a CSS colour."""
+
+    label: str
+    color: str
+    dots: tuple[Dot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A linear axis from `low` to `high` with `ticks`, in the values' own unit."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    def x(self, value: float) -> float:
+        """The SVG's x coordinate of `value`."""
+        share = (value - self.low) / (self.high - self.low)
+        return LABEL_WIDTH + share * PLOT_WIDTH
+
+
+def dice_scale(values: Sequence[float]) -> Scale:
+    """From the tenth below the least value to 1, so that close scores can be told apart."""
+    low = math.floor(min(values, default=0.0) * 10 - 0.25) / 10
+    low = min(max(low, 0.0), 0.9)
+    step = 0.1 if low < 0.8 else 0.02 if low >= 0.9 else 0.05
+    count = round((1.0 - low) / step)
+    return Scale(low, 1.0, tuple(round(low + k * step, 2) for k in range(count + 1)))
+
+
+def volume_scale(values: Sequence[float]) -> Scale:
+    """From 0 to above the largest value, in steps of 1, 2 or 5 times a power of ten."""
+    high = max(values, default=0.0) or 1.0
+    power = 10.0 ** math.floor(math.log10(high / 4))
+    step = next(s * power for s in (1, 2, 5, 10) if s * power >= high / 6)
+    count = math.ceil(high / step)
+    return Scale(0.0, count * step, tuple(k * step for k in range(count + 1)))
+
+
+def strip_plot(strips: Sequence[Strip], scale: Scale, *, unit: str, title: str) -> Markup:
+    """The strips above one axis, as an accessible, scaling `<svg>` element."""
+    width = LABEL_WIDTH + PLOT_WIDTH + MARGIN
+    height = len(strips) * ROW_HEIGHT + AXIS_HEIGHT
+    parts = [_axis(scale, len(strips) * ROW_HEIGHT, unit)]
+    parts += [_strip(strip, scale, k * ROW_HEIGHT) for k, strip in enumerate(strips)]
+    return Markup(
+        '<svg class="plot" viewBox="0 0 {width} {height}" role="img" aria-label="{title}">'
+        "{content}</svg>"
+    ).format(width=width, height=height, title=title, content=Markup("").join(parts))
+
+
+def _axis(scale: Scale, bottom: int, unit: str) -> Markup:
+    line = Markup('<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{bottom}"/>')
+    label = Markup('<text class="tick" x="{x:.1f}" y="{y}" text-anchor="middle">{text}</text>')
+    marks = [line.format(x=scale.x(tick), bottom=bottom) for tick in scale.ticks]
+    marks += [label.format(x=scale.x(t), y=bottom + 18, text=f"{t:g}") for t in scale.ticks]
+    name = Markup('<text class="tick" x="{x}" y="{y}" text-anchor="end">{unit}</text>')
+    marks.append(name.format(x=LABEL_WIDTH - 24, y=bottom + 18, unit=unit))
+    return Markup("").join(marks)
+
+
+def _strip(strip: Strip, scale: Scale, top: int) -> Markup:
+    middle = top + ROW_HEIGHT / 2
+    label = Markup(
+        '<text class="label" x="{x}" y="{y}" text-anchor="end">{text}<title>{name}</title></text>'
+    ).format(x=LABEL_WIDTH - 24, y=middle + 4, text=_shorten(strip.label), name=strip.label)
+    dots = [_dot(d, scale, middle, strip.color, k) for k, d in enumerate(strip.dots)]
+    return Markup("").join([label, _box(strip, scale, middle), *dots])
+
+
+def _box(strip: Strip, scale: Scale, middle: float) -> Markup:
+    if not strip.dots:
+        return Markup('<text class="tick" x="{x}" y="{y}">nothing to show</text>').format(
+            x=LABEL_WIDTH + 8, y=middle + 4
+        )
+    low, median, high = (
+        scale.x(float(q)) for q in np.percentile([d.value for d in strip.dots], [25, 50, 75])
+    )
+    return Markup(
+        '<rect class="box" x="{low:.1f}" y="{top}" width="{width:.1f}" height="28" rx="4"/>'
+        '<line class="median" x1="{median:.1f}" x2="{median:.1f}" y1="{top}" y2="{bottom}"/>'
+    ).format(
+        low=low, width=max(high - low, 1.0), median=median, top=middle - 14, bottom=middle + 14
+    )
+
+
+def _dot(dot: Dot, scale: Scale, middle: float, color: str, number: int) -> Markup:
+    # A fixed low-discrepancy spread keeps equal values apart and the file reproducible.
+    y = middle + ((number * 0.618034) % 1.0 * 2 - 1) * JITTER
+    circle = Markup(
+        '<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{r}" fill="{color}">'
+        "<title>{text}</title></circle>"
+    ).format(
+        x=scale.x(dot.value), y=y, r=DOT_RADIUS, color=color, text=f"{dot.name}: {dot.value:.3g}"
+    )
+    if not dot.href:
+        return circle
+    return Markup('<a href="{href}">{circle}</a>').format(href=dot.href, circle=circle)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_LABEL else text[: _MAX_LABEL - 1] + "…"

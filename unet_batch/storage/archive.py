@@ -1,0 +1,257 @@
+"""Archive: a folder or bucket of Volumes, as a mapping of ids, and the way scans get into it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_batch.errors import (
+    ConflictError,
+    GeometryError,
+    NotFoundError,
+    ScanError,
+    SpecError,
+    StoreError,
+)
+from unet_batch.formats.scan import Scan
+from unet_batch.planning.volume_info import Json, VolumeInfo
+from unet_batch.storage import ome_zarr, paths
+from unet_batch.storage.catalog import Catalog
+from unet_batch.storage.encoding import Encoding
+from unet_batch.storage.layout import Layout, layout_for
+from unet_batch.storage.ledger import Ledger
+from unet_batch.storage.record import info_to_json
+from unet_batch.storage.statistics import compute_statistics
+from unet_batch.storage.stores import ObjectStore, open_store
+from unet_batch.storage.volume import NotInArchiveError, Volume, read_info
+from unet_batch.tiling.box import Box
+
+FORMAT = "unet-batch archive"
+FORMAT_VERSION = 1
+
+
+def open_archive(url: str | Path, *, create: bool = False) -> Archive:
+    """The Archive at `url`: a path, file://, memory://, s3://, gs:// or az://.
+
+    With `create` an Archive is begun where none is; several may do so at once. Raises
+    NotFoundError where there is none, StoreError where it is of a kind this version cannot read.
+    """
+    store = open_store(url)
+    if create:
+        document: dict[str, Json] = {"format": FORMAT, "version": FORMAT_VERSION}
+        with suppress(ConflictError):  # it is there already: checked below
+            store.put_if_absent(paths.ARCHIVE_DOCUMENT, ome_zarr.to_bytes(document))
+    _check_format(store)
+    return Archive(store)
+
+
+class Archive(Mapping[str, Volume]):
+    """The Volumes at one address, by id. Open one with `open_archive`."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def __reduce__(self) -> tuple[type[Archive], tuple[ObjectStore]]:
+        return Archive, (self._store,)  # without what the Catalog remembers
+
+    @property
+    def url(self) -> str:
+        """The address, absolute, fit for workers on other machines where they can reach it."""
+        return self._store.url
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The table of all Volumes."""
+        return Catalog(self._store)
+
+    def __getitem__(self, volume_id: str) -> Volume:
+        return Volume(self.url, self.info(volume_id))
+
+    def __iter__(self) -> Iterator[str]:
+        return (row.id for row in self.catalog.rows())
+
+    def __len__(self) -> int:
+        return len(self.catalog.rows())
+
+    def __contains__(self, volume_id: object) -> bool:
+        return isinstance(volume_id, str) and self._store.exists(
+            paths.document(paths.volume_path(volume_id))
+        )
+
+    def info(self, volume_id: str) -> VolumeInfo:
+        """What is stored of one Volume, with the Labels it has now. Raises NotFoundError."""
+        try:
+            return read_info(self._store, volume_id)
+        except NotFoundError as error:
+            raise NotInArchiveError(
+                f"no Volume {volume_id!r} in {self.url}; `unet-batch ls` lists those it has"
+            ) from error
+
+    def ledger(self, job_id: str) -> Ledger:
+        """The record of one Job on this Archive."""
+        return Ledger(self._store, job_id)
+
+    def select(self, patterns: Sequence[str]) -> list[VolumeInfo]:
+        """Rows of the Catalog whose id matches one of the glob `patterns`, sorted by id.
+
+        Raises SpecError where a pattern without a wildcard names no Volume.
+        """
+        rows = self.catalog.rows()
+        ids = {row.id for row in rows}
+        for pattern in patterns:
+            if not set(pattern) & set("*?[") and pattern not in ids:
+                raise SpecError(
+                    f"no Volume {pattern!r} in {self.url}; `unet-batch ls` lists those it has"
+                )
+        return [row for row in rows if any(fnmatchcase(row.id, p) for p in patterns)]
+
+    def write_scan(
+        self,
+        scan: Scan,
+        *,
+        source: Mapping[str, Json],
+        warnings: Sequence[str] = (),
+        layout: Layout | None = None,
+    ) -> VolumeInfo:
+        """Store `scan` as the Volume `scan.name`, list it in the Catalog, return its row.
+
+        The same scan again changes nothing. `source` says where it came from, `warnings` what
+        was odd about it; `layout` overrules the one chosen from the shape. Raises SpecError for
+        a name unsafe in a path, ScanError for voxels that cannot be stored, ConflictError where
+        the id holds another scan.
+        """
+        group = paths.volume_path(scan.name)
+        _check_affine(scan)
+        voxels = _storable_voxels(scan)
+        content_hash = _content_hash(scan, voxels)
+        published = self._published(scan.name)
+        if published is None:
+            info = _describe(scan, voxels, content_hash, layout, warnings)
+            self._write_voxels(f"{group}/{paths.voxels_name(content_hash)}", voxels, info)
+            published = self._publish(info, source)
+        if published.content_hash != content_hash:
+            self._store.delete_folder(f"{group}/{paths.voxels_name(content_hash)}")
+            raise ConflictError(
+                f"{self.url}: the id {scan.name!r} holds another scan (content "
+                f"{published.content_hash[:12]}, given {content_hash[:12]}); give one another name"
+            )
+        self.catalog.append([published])
+        return published
+
+    def _published(self, volume_id: str) -> VolumeInfo | None:
+        try:
+            return read_info(self._store, volume_id)
+        except NotFoundError:
+            return None
+
+    def _write_voxels(self, path: str, voxels_czyx: NDArray[Any], info: VolumeInfo) -> None:
+        shard = (1, *info.shard_zyx)
+        encoding = Encoding(info.dtype, (1, *info.chunk_zyx), shard, "blosc")
+        document = ome_zarr.array_document(voxels_czyx.shape, encoding, "czyx")
+        self._store.put(paths.document(path), ome_zarr.to_bytes(document))
+        for region in Box.from_shape(voxels_czyx.shape).split(shard):
+            cell = (a // n for a, n in zip(region.start, shard, strict=True))
+            content = encoding.encode(voxels_czyx[region.slices])
+            self._store.put("/".join((path, "c", *map(str, cell))), content)
+
+    def _publish(self, info: VolumeInfo, source: Mapping[str, Json]) -> VolumeInfo:
+        """Show the Volume; where another writer was first, return what that one showed."""
+        own: dict[str, Json] = {**info_to_json(info), "source": dict(source)}
+        document = ome_zarr.image_document(info, paths.voxels_name(info.content_hash), own)
+        path = paths.document(paths.volume_path(info.id))
+        try:
+            self._store.put_if_absent(path, ome_zarr.to_bytes(document))
+        except ConflictError:
+            return read_info(self._store, info.id)
+        return info
+
+
+def _check_format(store: ObjectStore) -> None:
+    where = f"{store.url}/{paths.ARCHIVE_DOCUMENT}"
+    try:
+        content = store.get(paths.ARCHIVE_DOCUMENT)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"no Archive at {store.url}; begin one with "
+            f"`unet-batch ingest SOURCE --archive {store.url}`"
+        ) from error
+    document = ome_zarr.read_document(content, where)
+    if document.get("format") != FORMAT:
+        raise StoreError(f"{where}: expected format {FORMAT!r}, got {document.get('format')!r}")
+    if document.get("version") != FORMAT_VERSION:
+        raise StoreError(
+            f"{where}: this Archive is of version {document.get('version')!r}, this program reads "
+            f"version {FORMAT_VERSION}; install the version of unet-batch that wrote it"
+        )
+
+
+def _storable_voxels(scan: Scan) -> NDArray[Any]:
+    """The voxels contiguous and little-endian, bool as uint8."""
+    voxels = scan.voxels_czyx
+    where = f"scan {scan.name!r}"
+    if voxels.ndim != 4 or not voxels.size:
+        raise ScanError(f"{where}: voxels of shape {voxels.shape}, expected (c, z, y, x), none 0")
+    if len(scan.channels) != voxels.shape[0]:
+        raise ScanError(
+            f"{where}: {len(scan.channels)} channel names for {voxels.shape[0]} channels"
+        )
+    if voxels.dtype.kind not in "biuf" or voxels.dtype.itemsize > 8:
+        raise ScanError(f"{where}: voxels of type {voxels.dtype}, expected integers or floats")
+    dtype = np.dtype(np.uint8) if voxels.dtype.kind == "b" else voxels.dtype
+    return np.ascontiguousarray(voxels, dtype=dtype.newbyteorder("<"))
+
+
+def _check_affine(scan: Scan) -> None:
+    affine = scan.affine
+    upright = affine.shape == (4, 4) and bool(np.isfinite(affine).all())
+    if not upright or not np.linalg.det(affine[:3, :3]):
+        raise GeometryError(
+            f"scan {scan.name!r}: expected a finite, invertible 4x4 affine, got {affine.tolist()}"
+        )
+
+
+def _content_hash(scan: Scan, voxels_czyx: NDArray[Any]) -> str:
+    """Digest of type, shape, affine, channels and voxels."""
+    head: dict[str, Json] = {
+        "dtype": voxels_czyx.dtype.name,
+        "shape": list(voxels_czyx.shape),
+        "affine": [float(n) for n in scan.affine.ravel()],
+        "channels": list(scan.channels),
+    }
+    digest = hashlib.blake2b(ome_zarr.to_bytes(head), digest_size=20)
+    digest.update(voxels_czyx.data)
+    return digest.hexdigest()
+
+
+def _describe(
+    scan: Scan,
+    voxels_czyx: NDArray[Any],
+    content_hash: str,
+    layout: Layout | None,
+    warnings: Sequence[str],
+) -> VolumeInfo:
+    channels, z, y, x = voxels_czyx.shape
+    layout = layout or layout_for((z, y, x))
+    return VolumeInfo(
+        id=scan.name,
+        shape_czyx=(channels, z, y, x),
+        dtype=voxels_czyx.dtype.name,
+        spacing_mm=scan.spacing_mm,
+        affine=tuple(float(n) for n in scan.affine.ravel()),
+        chunk_zyx=layout.chunk_zyx,
+        shard_zyx=layout.shard_zyx,
+        content_hash=content_hash,
+        channels=scan.channels,
+        statistics=compute_statistics(voxels_czyx),
+        modality=scan.modality,
+        warnings=tuple(warnings),
+        metadata=dict(scan.metadata),
+    )

@@ -1,0 +1,114 @@
+"""Runs a TrainTask on Ray Train and relays what its workers say to a Listener."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from unet_batch.errors import ReplicaError, SpecError, UnetBatchError
+from unet_batch.monitoring.events import Listener
+from unet_batch.planning.specs.train import TrainResourceSpec
+from unet_batch.training.mailbox import Relay
+from unet_batch.training.task import TrainTask
+from unet_batch.training.worker import History, load_checkpoint, train_worker
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOutcome:
+    """What a finished training leaves: the averaged weights, and its History."""
+
+    weights: Mapping[str, Any]
+    history: History
+    num_steps: int
+
+
+def run_training(task: TrainTask, *, folder: Path, listen: Listener) -> TrainOutcome:
+    """Train on Ray until all steps are done; needs a connected Ray.
+
+    Checkpoints lie in `folder`, which all nodes must see. Calling again with the same task
+    and folder after a crash goes on from the last checkpoint. Raises ReplicaError where
+    more workers were lost than `resources.max_failures` allows.
+    """
+    with Relay(listen) as relay:
+        trainer = _make_trainer(task, folder, relay.mailbox)
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise _translate(error, task, folder) from error
+    if result.checkpoint is None:
+        raise ReplicaError(f"the training in {folder} ended without a checkpoint")
+    with result.checkpoint.as_directory() as saved_folder:
+        saved = load_checkpoint(Path(saved_folder))
+    learner = saved["learner"]
+    return TrainOutcome(learner["averaged"], History(**saved["history"]), learner["step"])
+
+
+def cpus_per_worker(resources: TrainResourceSpec, nodes: list[dict[str, Any]]) -> int:
+    """CPUs of each worker: as asked, or an even share of what `nodes` (`ray.nodes()`) have.
+
+    Raises SpecError where the workers cannot be placed.
+    """
+    cpus = [int(one["Resources"].get("CPU", 0)) for one in nodes if one["Alive"]]
+    if resources.cpus_per_worker == "auto":
+        share = max(min(sum(cpus) // resources.workers, max(cpus, default=0)), 1)
+    else:
+        share = resources.cpus_per_worker
+    if sum(one // share for one in cpus) < resources.workers:
+        raise SpecError(
+            f"resources: {resources.workers} workers of {share} CPUs do not fit on nodes of"
+            f" {cpus} CPUs; lower resources.workers or resources.cpus_per_worker"
+        )
+    return share
+
+
+def _make_trainer(task: TrainTask, folder: Path, mailbox: Any) -> TorchTrainer:
+    resources = task.spec.resources
+    num_cpus = cpus_per_worker(resources, ray.nodes())  # type: ignore[no-untyped-call]
+    use_gpu = resources.gpus_per_worker > 0
+    per_worker: dict[str, float] = {"CPU": num_cpus}
+    if use_gpu:
+        per_worker["GPU"] = resources.gpus_per_worker
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"task": task, "num_threads": num_cpus, "mailbox": mailbox},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=resources.workers, use_gpu=use_gpu, resources_per_worker=per_worker
+        ),
+        run_config=ray.train.RunConfig(
+            name=_run_name(task),
+            storage_path=str(folder.absolute()),
+            failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            # mypy sees the RunConfig of Ray Train V1, which ray 2.60 no longer uses.
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]
+        ),
+    )
+
+
+def _run_name(task: TrainTask) -> str:
+    """Names the run by what decides its result, so that only the same training is resumed."""
+    content = (task.spec.digest(), sorted(task.data_hashes.items()))
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def _translate(
+    error: ray.train.TrainingFailedError, task: TrainTask, folder: Path
+) -> UnetBatchError:
+    """Our own error where a worker raised one, else a ReplicaError that says what was lost."""
+    failures = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        cause = getattr(failure, "cause", failure)
+        if isinstance(cause, UnetBatchError):
+            return cause
+    return ReplicaError(
+        f"the training lost workers more than {task.spec.resources.max_failures} times"
+        f" ({error}); the same command goes on from the last checkpoint in {folder}"
+    )

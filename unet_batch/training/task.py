@@ -1,0 +1,114 @@
+"""TrainTask: everything a training needs to know, settled before a worker starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from unet_batch.errors import SpecError
+from unet_batch.models.networks import Definition, define_network
+from unet_batch.planning.specs.train import TrainSpec
+from unet_batch.planning.split import Split, split_volumes
+from unet_batch.planning.volume_info import LabelClass, VolumeInfo
+from unet_batch.storage.archive import Archive
+
+
+@dataclass(frozen=True, slots=True)
+class TrainTask:
+    """A TrainSpec with what the Archive decides; travels to the workers.
+
+    Attributes
+    ----------
+    archive_url: absolute, since workers run in folders of their own.
+    classes: of the logits, the background first.
+    channels: of every Volume, in order.
+    spacing_mm: median over the Volumes to train on (z, y, x).
+    data_hashes: content hash of each Volume to train on.
+    """
+
+    spec: TrainSpec
+    archive_url: str
+    split: Split
+    classes: tuple[LabelClass, ...]
+    channels: tuple[str, ...]
+    spacing_mm: tuple[float, float, float]
+    data_hashes: dict[str, str]
+
+    def network(self) -> Definition:
+        """The network to train. Raises SpecError where the Spec asks for what there is not."""
+        return define_network(
+            self.spec.network.name,
+            spatial_dims=self.spec.network.spatial_dims,
+            in_channels=len(self.channels),
+            out_channels=len(self.classes),
+            arguments=self.spec.network.arguments,
+        )
+
+
+def plan_training(archive: Archive, spec: TrainSpec) -> TrainTask:
+    """The TrainTask of `spec`: all selected Volumes that have the truth, split and checked.
+
+    Raises SpecError where no Volume has the truth, where channels or classes contradict
+    each other, or where the roi does not fit the network.
+    """
+    selected = archive.select(spec.volumes)
+    infos = {one.id: one for one in selected if spec.truth in archive[one.id].labels}
+    if not infos:
+        raise SpecError(
+            f"none of the {len(selected)} Volumes selected in {spec.archive} has Labels"
+            f" {spec.truth!r}; ingest them with --truth {spec.truth}=DIR"
+        )
+    split = split_volumes(infos, spec.split)
+    train = [infos[one] for one in split.train]
+    task = TrainTask(
+        spec=spec,
+        archive_url=archive.url,
+        split=split,
+        classes=_common_classes(archive, list(infos), spec.truth),
+        channels=_common_channels(list(infos.values())),
+        spacing_mm=_median_spacing(train),
+        data_hashes={one.id: one.content_hash for one in train},
+    )
+    _check_roi(spec.roi, task.network().divisor)
+    return task
+
+
+def _common_channels(infos: Sequence[VolumeInfo]) -> tuple[str, ...]:
+    first = infos[0]
+    for info in infos:
+        if len(info.channels) != len(first.channels):
+            raise SpecError(
+                f"Volume {info.id!r} has the channels {list(info.channels)}, {first.id!r} has"
+                f" {list(first.channels)}; select Volumes of one kind with `volumes`"
+            )
+    return first.channels
+
+
+def _common_classes(archive: Archive, ids: Sequence[str], truth: str) -> tuple[LabelClass, ...]:
+    """All classes that occur, by value; the background is added where no truth names it."""
+    classes = {0: LabelClass(0, "background", (0, 0, 0))}
+    for one in ids:
+        for label in archive[one].labels[truth].classes:
+            known = classes.setdefault(label.value, label)
+            if label.value and known.name != label.name:
+                raise SpecError(
+                    f"Volume {one!r} calls the value {label.value} of Labels {truth!r}"
+                    f" {label.name!r}, others call it {known.name!r}"
+                )
+    if len(classes) < 2:
+        raise SpecError(f"Labels {truth!r} have no class but the background; nothing to learn")
+    return tuple(classes[value] for value in sorted(classes))
+
+
+def _median_spacing(infos: Sequence[VolumeInfo]) -> tuple[float, float, float]:
+    z, y, x = (median(axis) for axis in zip(*(one.spacing_mm for one in infos), strict=True))
+    return z, y, x
+
+
+def _check_roi(roi: Sequence[int], divisor: Sequence[int]) -> None:
+    fitting = [-(-n // d) * d for n, d in zip(roi, divisor, strict=True)]
+    if list(roi) != fitting:
+        raise SpecError(
+            f"roi {list(roi)}: this network needs multiples of {list(divisor)}; use {fitting}"
+        )

@@ -1,0 +1,79 @@
+"""Dice of a network on whole held-back Volumes while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from monai.inferers import SlidingWindowInferer
+
+from unet_batch.tiling.box import Box
+from unet_batch.training.volumes import TrainingVolume
+
+
+def predict_volume(
+    network: torch.nn.Module,
+    image_czyx: torch.Tensor,
+    *,
+    roi: Sequence[int],
+    autocast: AbstractContextManager[None],
+    overlap: float = 0.5,
+) -> torch.Tensor:
+    """Class indices (z, y, x) of a normalised image, by a sliding window of `roi`.
+
+    A 2-D network (two numbers in `roi`) sees every z slice.
+    """
+    inferer = SlidingWindowInferer(roi, 4, overlap=overlap, mode="gaussian")
+    is_planar = len(roi) == 2
+    inputs = image_czyx.transpose(0, 1) if is_planar else image_czyx[None]
+    with torch.inference_mode(), autocast:
+        logits = torch.as_tensor(inferer(inputs, network))
+    classes = logits.max(dim=1).indices
+    return classes if is_planar else classes[0]
+
+
+def dice_by_class(
+    predicted_zyx: torch.Tensor, truth_zyx: torch.Tensor, num_classes: int
+) -> list[float]:
+    """Dice of each class but the background; NaN where neither mask has the class."""
+    scores = []
+    for index in range(1, num_classes):
+        predicted, truth = predicted_zyx == index, truth_zyx == index
+        total = int(predicted.sum() + truth.sum())
+        common = int((predicted & truth).sum())
+        scores.append(2 * common / total if total else float("nan"))
+    return scores
+
+
+def score_volumes(
+    network: torch.nn.Module,
+    volumes: Sequence[TrainingVolume],
+    *,
+    roi: Sequence[int],
+    num_classes: int,
+    device: torch.device,
+    autocast: AbstractContextManager[None],
+) -> dict[str, list[float]]:
+    """Dice of each class (without the background) by Volume id."""
+    scores = {}
+    for volume in volumes:
+        image, truth = volume.read(Box.from_shape(volume.shape_zyx))
+        predicted = predict_volume(network, image.to(device), roi=roi, autocast=autocast)
+        scores[volume.id] = dice_by_class(predicted.cpu(), truth, num_classes)
+    return scores
+
+
+def mean_dice(scores: Sequence[Sequence[float]]) -> tuple[float, list[float]]:
+    """Mean over all classes, and the mean of each class over the Volumes that have it.
+
+    NaN where no Volume has a class.
+    """
+    by_class = []
+    for values in np.asarray(scores, dtype=np.float64).T:
+        known = values[~np.isnan(values)]
+        by_class.append(float(known.mean()) if known.size else float("nan"))
+    known_classes = [one for one in by_class if not np.isnan(one)]
+    mean = sum(known_classes) / len(known_classes) if known_classes else float("nan")
+    return mean, by_class

@@ -1,0 +1,180 @@
+"""Segment: the Volumes of an Archive through a model, each published once, none lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import perf_counter
+
+from unet_batch.inference.driver import Driver, Outcome
+from unet_batch.inference.pool import ReplicaPool, ReplicaSize
+from unet_batch.monitoring.events import (
+    Event,
+    JobFinished,
+    JobStarted,
+    Listener,
+    StageTimed,
+    VolumeFinished,
+    fan_out,
+    ignore,
+)
+from unet_batch.planning.plan import Plan
+from unet_batch.planning.schedule import Schedule
+from unet_batch.planning.specs.segment import SegmentSpec
+from unet_batch.storage.ledger import Ledger, LedgerEntry
+from unet_batch.workflows.segment_job import SegmentJob
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSummary:
+    """What a segment Job did.
+
+    `skipped` counts the Volumes that were published already, `quarantined` maps a Volume to
+    its reason, `stage_seconds` the workers' time by stage.
+    """
+
+    job: str
+    num_volumes: int
+    done: int
+    skipped: int
+    quarantined: dict[str, str]
+    tiles_planned: int
+    tiles_predicted: int
+    voxels_done: int
+    seconds: float
+    voxels_per_second: float
+    stage_seconds: dict[str, float]
+
+
+def segment(spec: SegmentSpec, *, listen: Listener = ignore) -> SegmentSummary:
+    """Segment what the Spec names; Volumes published already are left as they are.
+
+    Ray must be running. A Volume that cannot be segmented is quarantined with its reason, and
+    the others finish. Raises NotFoundError, BundleError or SpecError where something named is
+    not there, and ReplicaError where no Replica can be started.
+    """
+    started = perf_counter()
+    job = SegmentJob.open(spec)
+    published = {info.id for info in job.infos if job.is_published(info)}
+    size = ReplicaSize.resolve(spec.resources)
+    todo = [info for info in job.infos if info.id not in published]
+    plan = job.plan(todo, num_replicas=size.count)
+    with job.archive.ledger(job.id) as ledger:
+        tally = _Tally()
+        accounts = _Accounts(job, plan, ledger, fan_out(tally, listen))
+        accounts.begin(published)
+        if plan.volumes:
+            _drive(job, plan, size, accounts, fan_out(tally, listen))
+        seconds = perf_counter() - started
+        listen(JobFinished(job.id, seconds))
+    return tally.summary(job, plan, seconds)
+
+
+def _drive(
+    job: SegmentJob, plan: Plan, size: ReplicaSize, accounts: _Accounts, listen: Listener
+) -> None:
+    resources, model = job.spec.resources, str(job.bundle.path.resolve())
+    Driver(
+        plan,
+        Schedule(
+            plan.chains(),
+            plan.volumes,
+            window=resources.window,
+            max_attempts=resources.max_attempts,
+        ),
+        ReplicaPool(model, job.spec.inference, size=size, roi_zyx=job.roi_zyx),
+        volumes=job.archive.__getitem__,
+        target=job.target,
+        class_values=tuple(one.value for one in job.bundle.classes),
+        on_outcome=accounts.close,
+        listen=listen,
+    ).run()
+
+
+class _Accounts:
+    """Puts every Volume's outcome into the Ledger, and says it to the listeners."""
+
+    def __init__(self, job: SegmentJob, plan: Plan, ledger: Ledger, listen: Listener) -> None:
+        self._job, self._plan, self._ledger, self._listen = job, plan, ledger, listen
+        self._keys = {info.id: job.key(info) for info in job.infos}
+
+    def begin(self, published: set[str]) -> None:
+        """Tell what is to be done, what was done before, and what is refused."""
+        job, plan = self._job, self._plan
+        self._ledger.write_spec(job.record())
+        self._listen(
+            JobStarted(
+                job.id,
+                "segment",
+                job.bundle.name,
+                len(job.infos),
+                num_tiles=plan.num_tiles,
+                num_voxels=plan.num_voxels,
+            )
+        )
+        for volume_id in sorted(published):
+            self._listen(VolumeFinished(volume_id, "skipped"))
+        for volume_id, reason in plan.refused.items():
+            self.close(Outcome(volume_id, "quarantined", reason, 0.0, ()))
+
+    def close(self, outcome: Outcome) -> None:
+        """Account for one Volume."""
+        volume = self._plan.volumes.get(outcome.volume_id)
+        num_voxels = volume.info.num_voxels if volume else 0
+        self._ledger.record(
+            LedgerEntry(
+                volume_id=outcome.volume_id,
+                outcome=outcome.outcome,
+                reason=outcome.reason,
+                key=self._keys[outcome.volume_id],
+                seconds=outcome.seconds,
+                num_voxels=num_voxels,
+                num_tiles=volume.num_tiles if volume else 0,
+                replica=",".join(outcome.replicas),
+                finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+        )
+        self._listen(
+            VolumeFinished(
+                outcome.volume_id, outcome.outcome, outcome.reason, outcome.seconds, num_voxels
+            )
+        )
+
+
+@dataclass(slots=True)
+class _Tally:
+    """A Listener that adds a Job up."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    quarantined: dict[str, str] = field(default_factory=dict)
+    stage_seconds: Counter[str] = field(default_factory=Counter)
+    tiles: int = 0
+    voxels: int = 0
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case VolumeFinished():
+                self.outcomes[event.outcome] += 1
+                if event.outcome == "quarantined":
+                    self.quarantined[event.volume_id] = event.reason
+                elif event.outcome == "done":
+                    self.voxels += event.num_voxels
+            case StageTimed():
+                self.stage_seconds[event.stage] += event.seconds  # type: ignore[assignment]
+                self.tiles += event.num_tiles
+
+    def summary(self, job: SegmentJob, plan: Plan, seconds: float) -> SegmentSummary:
+        return SegmentSummary(
+            job=job.id,
+            num_volumes=len(job.infos),
+            done=self.outcomes["done"],
+            skipped=self.outcomes["skipped"],
+            quarantined=dict(sorted(self.quarantined.items())),
+            tiles_planned=plan.num_tiles,
+            tiles_predicted=self.tiles,
+            voxels_done=self.voxels,
+            seconds=seconds,
+            voxels_per_second=self.voxels / seconds,
+            stage_seconds=dict(self.stage_seconds),
+        )

@@ -1,0 +1,105 @@
+"""train: an Archive with truth becomes a Bundle."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from unet_batch.models.bundle import Bundle, BundleConfig, save_bundle
+from unet_batch.monitoring.events import JobFinished, JobStarted, Listener, ignore
+from unet_batch.planning.specs.train import TrainSpec
+from unet_batch.storage.archive import open_archive
+from unet_batch.training.run import TrainOutcome, run_training
+from unet_batch.training.task import TrainTask, plan_training
+from unet_batch.training.validation import mean_dice
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSummary:
+    """What a training did.
+
+    Attributes
+    ----------
+    scores: mean Dice over the held-back Volumes, `mean_dice` and `dice.<class>`.
+    losses: (step, loss) of the reported steps; `dice`: (step, mean Dice) of each validation.
+    """
+
+    bundle: str
+    num_steps: int
+    seconds: float
+    final_loss: float
+    train_volumes: tuple[str, ...]
+    held_back_volumes: tuple[str, ...]
+    scores: dict[str, float]
+    losses: tuple[tuple[int, float], ...]
+    dice: tuple[tuple[int, float], ...]
+
+
+def train(spec: TrainSpec, *, listen: Listener = ignore) -> TrainSummary:
+    """Train a network on the Volumes that have `spec.truth`, and write the Bundle `spec.out`.
+
+    Ray must be running. Raises SpecError before any work where the Archive, the network and
+    the Spec do not fit together, and ReplicaError where too many workers were lost.
+    """
+    start = time.monotonic()
+    out = Path(spec.out)
+    name = _bundle_name(out)
+    task = plan_training(open_archive(spec.archive), spec)
+    listen(JobStarted(name, "train", name, len(task.split.train)))
+    folder = out.absolute().parent / f".{out.name}.training"
+    outcome = run_training(task, folder=folder, listen=listen)
+    bundle = _write_bundle(name, out, task, outcome)
+    shutil.rmtree(folder, ignore_errors=True)
+    seconds = time.monotonic() - start
+    listen(JobFinished(name, seconds))
+    return TrainSummary(
+        bundle=str(bundle.path),
+        num_steps=outcome.num_steps,
+        seconds=seconds,
+        final_loss=outcome.history.losses[-1][1],
+        train_volumes=task.split.train,
+        held_back_volumes=task.split.held_back,
+        scores=bundle.scores,
+        losses=tuple(outcome.history.losses),
+        dice=tuple(outcome.history.dice),
+    )
+
+
+def _write_bundle(name: str, out: Path, task: TrainTask, outcome: TrainOutcome) -> Bundle:
+    config = BundleConfig(
+        name=name,
+        network_name=task.spec.network.name,
+        network_arguments=task.spec.network.arguments,
+        spatial_dims=task.spec.network.spatial_dims,
+        channels=task.channels,
+        roi=task.spec.roi,
+        classes=task.classes,
+        intensity=task.spec.intensity,
+        spacing_mm=task.spacing_mm,
+        scores=_scores(task, outcome),
+        data_hashes=task.data_hashes,
+        train_spec=task.spec.model_dump(mode="json"),
+    )
+    num = len(task.split.train)
+    description = f"{config.network_name} trained on {num} Volumes in {outcome.num_steps} steps"
+    return save_bundle(out, config, outcome.weights, description=description)
+
+
+def _scores(task: TrainTask, outcome: TrainOutcome) -> dict[str, float]:
+    """Scores that are known: a class that no held-back Volume has is left out."""
+    if not outcome.history.volume_dice:
+        return {}
+    mean, by_class = mean_dice(list(outcome.history.volume_dice.values()))
+    named = {"mean_dice": mean}
+    for one, dice in zip(task.classes[1:], by_class, strict=True):
+        named[f"dice.{one.name}"] = dice
+    return {key: value for key, value in named.items() if math.isfinite(value)}
+
+
+def _bundle_name(out: Path) -> str:
+    """The folder's name, made safe as a name of a Bundle."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", out.name).strip("-._") or "model"
