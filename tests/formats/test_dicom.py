@@ -164,6 +164,10 @@ def colour(dataset: Any) -> None:
     dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "RGB", 3
 
 
+def inverted(dataset: Any) -> None:
+    dataset.PhotometricInterpretation = "MONOCHROME1"
+
+
 def no_position(dataset: Any) -> None:
     del dataset.ImagePositionPatient
 
@@ -176,12 +180,12 @@ def no_pixels(dataset: Any) -> None:
     ("change", "error", "told"),
     [
         (colour, VoxelError, "RGB pixels"),
-        (lambda d: setattr(d, "PhotometricInterpretation", "MONOCHROME1"), VoxelError, "MONOCHROME1"),
+        (inverted, VoxelError, "MONOCHROME1 pixels"),
         (lambda d: setattr(d, "NumberOfFrames", 3), VoxelError, "3 frames in one file"),
         (no_position, GeometryError, r"ImagePositionPatient is \[\]"),
         (lambda d: setattr(d, "PixelSpacing", [0, 1]), GeometryError, "PixelSpacing"),
         (lambda d: setattr(d, "Rows", 600), UnreadableScanError, "not a readable DICOM image"),
-        (no_pixels, UnreadableScanError, "not a readable DICOM image"),
+        (no_pixels, UnreadableScanError, "ends before its pixels"),
     ],
 )  # fmt: skip
 def test_unusable_slices_are_named(

@@ -133,7 +133,7 @@ def test_a_part_is_read_once(
     def fail(*arguments: Any, **options: Any) -> None:
         raise AssertionError("read again")
 
-    monkeypatch.setattr(catalog_module.pq, "read_table", fail)
+    monkeypatch.setattr(catalog_module.pq, "ParquetFile", fail)
     assert local_archive.catalog.rows() == first
 
 

@@ -32,7 +32,7 @@ def written(voxels: NDArray[Any], encoding: Encoding) -> dict[str, bytes]:
     objects = {"zarr.json": ome_zarr.to_bytes(document)}
     for region in Box.from_shape(voxels.shape).split(encoding.shard):
         cell = (a // n for a, n in zip(region.start, encoding.shard, strict=True))
-        objects["/".join(("c", *map(str, cell)))] = encoding.encode(voxels[region.slices])
+        objects[".".join(["c", *map(str, cell)])] = encoding.encode(voxels[region.slices])
     return objects
 
 
@@ -85,7 +85,7 @@ def test_background_costs_only_its_index_entries() -> None:
 def test_a_flipped_bit_is_an_error_not_a_wrong_voxel(shard: tuple[int, ...], position: int) -> None:
     voxels = np.random.default_rng(0).integers(0, 255, shard, dtype=np.uint8)
     objects = written(voxels, Encoding("uint8", (8, 8), shard, "zstd"))
-    damaged = bytearray(objects["c/0/0"])
+    damaged = bytearray(objects["c.0.0"])
     damaged[position] ^= 1
     with pytest.raises(ValueError, match="checksum"):
-        opened({**objects, "c/0/0": bytes(damaged)})[...]
+        opened({**objects, "c.0.0": bytes(damaged)})[...]

@@ -42,7 +42,7 @@ def volume(local_archive: Archive, scan: Scan) -> Volume:
 def shard_file(volume: Volume, *cell: int) -> Path:
     """The file of one Shard of the Volume's image."""
     (array,) = (Path(volume.archive_url) / "volumes" / volume.id).glob("0-*")
-    return array.joinpath("c", *map(str, cell))
+    return array / ".".join(["c", *map(str, cell)])
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     original = LocalStore.get
 
     async def spy(self: LocalStore, key: str, prototype: Any, byte_range: Any = None) -> Any:
-        if "/c/" in key:
-            seen.append((key.split("/c/")[1], byte_range is not None))
+        if "/c." in key:
+            seen.append((key.split("/c.")[1], byte_range is not None))
         return await original(self, key, prototype, byte_range)
 
     monkeypatch.setattr(LocalStore, "get", spy)
@@ -65,7 +65,7 @@ def test_a_region_reads_only_the_chunks_it_meets(
 ) -> None:
     region = volume.image[0, 9:11, 2:4, 1:6]
     np.testing.assert_array_equal(region.compute(), scan.voxels_czyx[0, 9:11, 2:4, 1:6])
-    assert {path for path, _ in reads} == {"0/1/0/0"}
+    assert {path for path, _ in reads} == {"0.1.0.0"}
     assert all(is_range for _, is_range in reads)
     assert len(reads) == 3  # the index of the Shard, then two of its eight Chunks
 
@@ -91,7 +91,7 @@ def test_an_array_travels_as_its_address(volume: Volume, scan: Scan) -> None:
 def test_a_missing_shard_is_an_error_not_background(volume: Volume) -> None:
     shard_file(volume, 0, 1, 0, 0).unlink()
     assert volume.image[0, :8].compute().any()
-    with pytest.raises(NotFoundError, match="c/0/1/0/0 is missing"):
+    with pytest.raises(NotFoundError, match=r"c\.0\.1\.0\.0 is missing"):
         volume.image[0, 8:].compute()
 
 

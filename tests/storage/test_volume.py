@@ -38,6 +38,7 @@ def mask(scan: Scan) -> Mask:
 
 def test_a_volume_is_what_was_ingested(volume: Volume, scan: Scan) -> None:
     np.testing.assert_array_equal(volume.image.compute(), scan.voxels_czyx)
+    np.testing.assert_array_equal(volume.stored[1, 2:4], scan.voxels_czyx[1, 2:4])
     np.testing.assert_array_equal(volume.affine, scan.affine)
     assert volume.spacing_mm == scan.spacing_mm
     assert volume.metadata == {"kernel": "B30f"}

@@ -8,6 +8,7 @@ hold a name.
 from __future__ import annotations
 
 import re
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,11 +36,11 @@ _CODES = ("PatientPosition", "BodyPartExamined", "Units", "ScanningSequence", "M
 _CODE_STRING = re.compile(r"[A-Z0-9 _]{1,16}")  # PS3.5, 6.2: value representation CS
 _SORTING_TAGS = [
     "SeriesInstanceUID", "SeriesNumber", "SOPClassUID", "Rows", "Columns",
-    "ImageOrientationPatient", "Modality",
+    "ImageOrientationPatient",
 ]  # fmt: skip
 _UNREADABLE = (
     OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError,
-    NotImplementedError, RuntimeError, MemoryError, OverflowError,
+    NotImplementedError, RuntimeError, MemoryError, OverflowError, struct.error,
     pydicom.errors.BytesLengthException, pydicom.errors.InvalidDicomError,
 )  # fmt: skip
 
@@ -69,7 +70,7 @@ def sort_into_series(files: Sequence[Path]) -> SortedFiles:
     file that cannot be read is added to every series, so that reading them names it: which
     series it belonged to nobody knows, and one that may lack a slice is not to be trusted.
     """
-    groups: dict[tuple[Any, ...], list[Path]] = {}
+    groups: dict[_Header, list[Path]] = {}
     notes: list[str] = []
     unreadable: list[Path] = []
     for path in sorted(files):
@@ -78,14 +79,12 @@ def sort_into_series(files: Sequence[Path]) -> SortedFiles:
         except UnreadableScanError:
             unreadable.append(path)
             continue
-        if _is_image(header):
-            groups.setdefault(_series_key(header), []).append(path)
+        if header.is_image:
+            groups.setdefault(header, []).append(path)
         else:
-            notes.append(f"{path}: skipped, no image: {_object_name(header)}")
-    if unreadable and not groups:
-        groups[()] = []
-    ordered = sorted(groups.items(), key=lambda item: (item[0][:1], item[1][:1]))
-    return SortedFiles(tuple((*found, *unreadable) for _, found in ordered), tuple(notes))
+            notes.append(f"{path}: skipped, no image: {header.object_name}")
+    ordered = [groups[key] for key in sorted(groups)] or ([[]] if unreadable else [])
+    return SortedFiles(tuple((*found, *unreadable) for found in ordered), tuple(notes))
 
 
 def read_dicom_series(files: Sequence[Path], *, name: str | None = None) -> Scan:
@@ -151,6 +150,21 @@ def write_dicom_series(folder: Path, scan: Scan) -> list[Path]:
     return paths
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class _Header:
+    """What tells one series from another; slices with equal Headers are one series.
+
+    `is_image` follows from the object's class or, where pydicom does not know it, from Rows.
+    """
+
+    series_number: int
+    series_uid: str
+    orientation: tuple[float, ...]
+    shape_yx: tuple[int, int]
+    object_name: str
+    is_image: bool
+
+
 @dataclass(frozen=True, slots=True)
 class _Slice:
     """What one file holds: rescaled pixels, and where they lie."""
@@ -179,34 +193,25 @@ def _translated(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+def _read_header(path: Path) -> _Header:
     with _translated(path):
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_SORTING_TAGS)
-        header = {tag: dataset.get(tag) for tag in _SORTING_TAGS}
-        header["SOPClassUID"] = (
-            dataset.file_meta.get("MediaStorageSOPClassUID") or header["SOPClassUID"]
+        class_uid = dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID")
+        cosines = dataset.get("ImageOrientationPatient") or ()
+        rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+        name = UID(str(class_uid)).name
+        is_image = "Image Storage" in name if name != str(class_uid) else rows > 0
+        header = _Header(
+            series_number=int(dataset.get("SeriesNumber") or 0),
+            series_uid=str(dataset.get("SeriesInstanceUID") or ""),
+            orientation=tuple(round(float(cosine), 2) + 0.0 for cosine in cosines),
+            shape_yx=(rows, columns),
+            object_name=name,
+            is_image=is_image,
         )
-    if _is_image(header) and not (header["Rows"] and header["SeriesInstanceUID"]):
+    if is_image and not (rows and columns and header.series_uid):
         raise UnreadableScanError(f"{path}: the header ends before Rows and SeriesInstanceUID")
     return header
-
-
-def _object_name(header: dict[str, Any]) -> str:
-    return UID(str(header["SOPClassUID"])).name
-
-
-def _is_image(header: dict[str, Any]) -> bool:
-    """Whether it is an image: by its class, or, of a class that pydicom does not know, by Rows."""
-    name = _object_name(header)
-    known = name != str(header["SOPClassUID"])
-    return "Image Storage" in name if known else bool(header["Rows"])
-
-
-def _series_key(header: dict[str, Any]) -> tuple[Any, ...]:
-    cosines = header["ImageOrientationPatient"] or ()
-    oriented = tuple(round(float(cosine), 2) + 0.0 for cosine in cosines)
-    number = int(header["SeriesNumber"] or 0)
-    return number, str(header["SeriesInstanceUID"]), oriented, header["Rows"], header["Columns"]
 
 
 def _read_slice(path: Path) -> _Slice:

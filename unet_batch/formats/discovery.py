@@ -12,6 +12,7 @@ not kept becomes a named error when the ScanSource is read.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,7 @@ from unet_batch.formats.scan import Mask, Scan
 from unet_batch.formats.walk import Walk
 
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_MAX_NAME_LENGTH = 128
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -122,10 +124,16 @@ def discover(
 def safe_name(relative: str) -> str:
     """`relative` (a posix path) as one path segment: `_` for separators and unusual characters.
 
+    Of more than 128 characters, which an Archive does not take, a digest and the end are left.
+
     >>> safe_name("patient 1/CT")
     'patient_1_CT'
     """
-    return _UNSAFE.sub("_", relative).strip("._-") or "scan"
+    name = re.sub(r"\.{2,}", ".", _UNSAFE.sub("_", relative)).strip("._-") or "scan"
+    if len(name) <= _MAX_NAME_LENGTH:
+        return name
+    digest = hashlib.blake2b(relative.encode(), digest_size=4).hexdigest()
+    return f"{digest}_{name[len(digest) + 1 - _MAX_NAME_LENGTH :]}"
 
 
 @dataclass(frozen=True, slots=True)

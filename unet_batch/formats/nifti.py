@@ -18,6 +18,7 @@ from typing import Any
 import nibabel
 import numpy as np
 from nibabel.fileholders import FileHolder
+from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
@@ -157,7 +158,7 @@ def _opened(path: Path) -> Iterator[Any]:
     flipped bit would pass as a grey value.
     """
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, LoggingOutputSuppressor():  # type: ignore[no-untyped-call]
             packed = file.read(2) == _GZIP_MAGIC
             file.seek(0)
             stream: Any = gzip.GzipFile(fileobj=file) if packed else file

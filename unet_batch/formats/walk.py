@@ -55,7 +55,7 @@ class Walk:
     def _checked(self, root: Path, found: Iterator[Path]) -> FoundFiles:
         files, notes = [], []
         for path in found:
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
+            if not path.resolve().is_relative_to(root):
                 notes.append(f"{path}: skipped, a link that leads out of {root}")
             elif path.is_file():
                 files.append(path)

@@ -106,6 +106,8 @@ def dynunet(
 ) -> Definition:
     """nnU-Net's shape: 3-wide kernels, strided convolutions, `filters` a level."""
     _check_sizes(filters=filters)
+    if len(filters) < 3:
+        raise SpecError(f"dynunet.filters: expected at least 3 numbers, got {list(filters)}")
     steps = _axis_strides(frame, strides, len(filters) - 1)
     arguments = {
         "kernel_size": [[3] * frame.spatial_dims] * len(filters),

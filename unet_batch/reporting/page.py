@@ -68,9 +68,19 @@ class VolumeEntry:
         """The classes to name under the pictures: all, or the worst and largest of many."""
         if len(self.classes) <= MAX_NOTABLE:
             return self.classes
-        held = [c for c in self.classes if c.volume_ml > 0 or (c.true_ml or 0) > 0]
-        held.sort(key=lambda c: (1.0 if c.dice is None else c.dice, -c.volume_ml))
-        return tuple(held[:MAX_NOTABLE])
+        worst_first = sorted(
+            self._held, key=lambda c: (1.0 if c.dice is None else c.dice, -c.volume_ml)
+        )
+        return tuple(worst_first[:MAX_NOTABLE])
+
+    @property
+    def num_unnamed(self) -> int:
+        """Classes that the mask or its truth holds beyond the notable ones."""
+        return max(len(self._held) - len(self.notable), 0)
+
+    @property
+    def _held(self) -> list[ClassValue]:
+        return [c for c in self.classes if c.volume_ml > 0 or (c.true_ml or 0) > 0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ import numpy as np
 from markupsafe import Markup
 
 ROW_HEIGHT, AXIS_HEIGHT = 44, 30
+MANY_STRIPS, LOW_ROW_HEIGHT = 12, 24
 LABEL_WIDTH, PLOT_WIDTH, MARGIN = 150, 690, 20
-DOT_RADIUS, JITTER = 3.2, 11.0
+DOT_RADIUS = 3.2
 _MAX_LABEL = 20
 
 
@@ -74,10 +75,11 @@ def volume_scale(values: Sequence[float]) -> Scale:
 
 def strip_plot(strips: Sequence[Strip], scale: Scale, *, unit: str, title: str) -> Markup:
     """The strips above one axis, as an accessible, scaling `<svg>` element."""
+    row = ROW_HEIGHT if len(strips) <= MANY_STRIPS else LOW_ROW_HEIGHT
     width = LABEL_WIDTH + PLOT_WIDTH + MARGIN
-    height = len(strips) * ROW_HEIGHT + AXIS_HEIGHT
-    parts = [_axis(scale, len(strips) * ROW_HEIGHT, unit)]
-    parts += [_strip(strip, scale, k * ROW_HEIGHT) for k, strip in enumerate(strips)]
+    height = len(strips) * row + AXIS_HEIGHT
+    parts = [_axis(scale, len(strips) * row, unit)]
+    parts += [_strip(strip, scale, (k + 0.5) * row, row / 3) for k, strip in enumerate(strips)]
     return Markup(
         '<svg class="plot" viewBox="0 0 {width} {height}" role="img" aria-label="{title}">'
         "{content}</svg>"
@@ -94,40 +96,32 @@ def _axis(scale: Scale, bottom: int, unit: str) -> Markup:
     return Markup("").join(marks)
 
 
-def _strip(strip: Strip, scale: Scale, top: int) -> Markup:
-    middle = top + ROW_HEIGHT / 2
+def _strip(strip: Strip, scale: Scale, middle: float, half_height: float) -> Markup:
     label = Markup(
         '<text class="label" x="{x}" y="{y}" text-anchor="end">{text}<title>{name}</title></text>'
     ).format(x=LABEL_WIDTH - 24, y=middle + 4, text=_shorten(strip.label), name=strip.label)
-    dots = [_dot(d, scale, middle, strip.color, k) for k, d in enumerate(strip.dots)]
-    return Markup("").join([label, _box(strip, scale, middle), *dots])
-
-
-def _box(strip: Strip, scale: Scale, middle: float) -> Markup:
     if not strip.dots:
-        return Markup('<text class="tick" x="{x}" y="{y}">nothing to show</text>').format(
-            x=LABEL_WIDTH + 8, y=middle + 4
-        )
-    low, median, high = (
-        scale.x(float(q)) for q in np.percentile([d.value for d in strip.dots], [25, 50, 75])
-    )
-    return Markup(
-        '<rect class="box" x="{low:.1f}" y="{top}" width="{width:.1f}" height="28" rx="4"/>'
-        '<line class="median" x1="{median:.1f}" x2="{median:.1f}" y1="{top}" y2="{bottom}"/>'
-    ).format(
-        low=low, width=max(high - low, 1.0), median=median, top=middle - 14, bottom=middle + 14
-    )
+        empty = Markup('<text class="tick" x="{x}" y="{y}">in no volume</text>')
+        return label + empty.format(x=LABEL_WIDTH + 8, y=middle + 4)
+    quartiles = np.percentile([dot.value for dot in strip.dots], [25, 50, 75])
+    low, median, high = (scale.x(float(value)) for value in quartiles)
+    top, height = middle - half_height, 2 * half_height
+    box = Markup('<rect class="box" x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}"/>')
+    line = Markup('<line class="median" x1="{x:.1f}" x2="{x:.1f}" y1="{y:.1f}" y2="{to:.1f}"/>')
+    # The median lies over the dots, or a crowd of them would hide it.
+    parts = [label, box.format(x=low, y=top, w=max(high - low, 1.0), h=height)]
+    parts += [_dot(dot, scale, middle, half_height, k) for k, dot in enumerate(strip.dots)]
+    parts.append(line.format(x=median, y=top - 2, to=top + height + 2))
+    group = Markup('<g fill="{color}">{content}</g>')
+    return group.format(color=strip.color, content=Markup("").join(parts))
 
 
-def _dot(dot: Dot, scale: Scale, middle: float, color: str, number: int) -> Markup:
+def _dot(dot: Dot, scale: Scale, middle: float, half_height: float, number: int) -> Markup:
     # A fixed low-discrepancy spread keeps equal values apart and the file reproducible.
-    y = middle + ((number * 0.618034) % 1.0 * 2 - 1) * JITTER
+    y = middle + ((number * 0.618034) % 1.0 * 2 - 1) * half_height * 0.8
     circle = Markup(
-        '<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{r}" fill="{color}">'
-        "<title>{text}</title></circle>"
-    ).format(
-        x=scale.x(dot.value), y=y, r=DOT_RADIUS, color=color, text=f"{dot.name}: {dot.value:.3g}"
-    )
+        '<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{r}"><title>{text}</title></circle>'
+    ).format(x=scale.x(dot.value), y=y, r=DOT_RADIUS, text=f"{dot.name}: {dot.value:.3g}")
     if not dot.href:
         return circle
     return Markup('<a href="{href}">{circle}</a>').format(href=dot.href, circle=circle)

@@ -160,7 +160,7 @@ class Archive(Mapping[str, Volume]):
         for region in Box.from_shape(voxels_czyx.shape).split(shard):
             cell = (a // n for a, n in zip(region.start, shard, strict=True))
             content = encoding.encode(voxels_czyx[region.slices])
-            self._store.put("/".join((path, "c", *map(str, cell))), content)
+            self._store.put(paths.shard_path(path, cell), content)
 
     def _publish(self, info: VolumeInfo, source: Mapping[str, Json]) -> VolumeInfo:
         """Show the Volume; where another writer was first, return what that one showed."""

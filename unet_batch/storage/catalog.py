@@ -114,8 +114,9 @@ class Catalog:
     def _read_part(self, path: str) -> list[_Row]:
         where = f"{self._store.url}/{path}"
         try:
-            table = pq.read_table(pa.BufferReader(self._store.get(path)), schema=_SCHEMA)
-            columns = table.select(["written_at_ns", "labels", "info"]).to_pydict()
+            # Not pq.read_table: for small parts it takes five times as long.
+            part = pq.ParquetFile(pa.BufferReader(self._store.get(path)))
+            columns = part.read(["written_at_ns", "labels", "info"]).to_pydict()
             return [
                 (written_at, info_from_json(json.loads(info), labels=labels, where=where))
                 for written_at, labels, info in zip(*columns.values(), strict=True)
@@ -130,7 +131,7 @@ class Catalog:
         path = f"{paths.CATALOG}/{_digest(rows)}.parquet"
         buffer = BytesIO()
         table = pa.Table.from_pylist([_columns(*row) for row in rows], schema=_SCHEMA)
-        pq.write_table(table, buffer, compression="zstd")
+        pq.write_table(table, buffer, compression="zstd", use_dictionary=False)
         with suppress(ConflictError):  # the same rows were added before
             self._store.put_if_absent(path, buffer.getvalue())
         return path

@@ -163,7 +163,7 @@ class LabelsWriter:
 
     def _shard_path(self, region: Box) -> str:
         cell = (a // n for a, n in zip(region.start, self.shard_zyx, strict=True))
-        return "/".join((self._array_path, "c", *map(str, cell)))
+        return paths.shard_path(self._array_path, cell)
 
     def _check(self, region: Box, voxels_zyx: NDArray[Any]) -> None:
         where = f"Labels {self.name!r} of {self.volume_id}"

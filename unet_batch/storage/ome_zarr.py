@@ -66,7 +66,7 @@ def array_document(shape: Sequence[int], encoding: Encoding, axes: str) -> dict[
         "shape": list(shape),
         "data_type": encoding.dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(encoding.shard)}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": 0.0 if np.dtype(encoding.dtype).kind == "f" else 0,
         "codecs": encoding.codecs(),
         "dimension_names": list(axes),

@@ -15,6 +15,7 @@ ARCHIVE/
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from unet_batch.errors import SpecError
 
@@ -24,6 +25,8 @@ MAX_NAME_LENGTH = 128
 ARCHIVE_DOCUMENT = "archive.json"
 CATALOG = "catalog"
 VOLUMES = "volumes"
+SHARD_PREFIX = "c."
+"""Of chunk keys in Zarr v3's default encoding with the separator `.`."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -68,6 +71,15 @@ def labels_path(volume_id: str, name: str) -> str:
 def job_path(job_id: str) -> str:
     """The folder of one Job."""
     return f"jobs/{check_name(job_id, what='Job id')}"
+
+
+def shard_path(array: str, shard: Iterable[int]) -> str:
+    """The object of the Shard at `shard` (its place in the grid of Shards) of an array.
+
+    All Shards of an array lie in one folder: they are few, and a folder for each axis would
+    cost a small volume more time than its voxels.
+    """
+    return f"{array}/{SHARD_PREFIX}{'.'.join(map(str, shard))}"
 
 
 def document(group_or_array: str) -> str:

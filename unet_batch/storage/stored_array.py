@@ -23,6 +23,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
 from unet_batch.errors import NotFoundError, StoreError
+from unet_batch.storage.paths import SHARD_PREFIX
 from unet_batch.storage.stores import open_store
 
 
@@ -77,7 +78,7 @@ class _CompleteStore(WrapperStore[Store]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         buffer = await self._store.get(key, prototype, byte_range)
-        if buffer is None and "/c/" in key:
+        if buffer is None and key.rpartition("/")[2].startswith(SHARD_PREFIX):
             raise FileNotFoundError(key)
         return buffer
 

@@ -178,9 +178,10 @@ class FolderStore(ObjectStore):
     @override
     def list_objects(self, prefix: str) -> list[str]:
         found: list[str] = []
-        for folder, _, names in os.walk(self.root / prefix):
-            relative = Path(folder).relative_to(self.root)
-            found += [(relative / name).as_posix() for name in names if not name.startswith(".")]
+        with _folder_errors(self.root / prefix):
+            for folder, _, names in os.walk(self.root / prefix, onerror=_raise_unless_missing):
+                relative = Path(folder).relative_to(self.root)
+                found += [(relative / n).as_posix() for n in names if not n.startswith(".")]
         return sorted(found)
 
     @override
@@ -216,7 +217,8 @@ class FolderStore(ObjectStore):
             try:
                 staged.write_bytes(content)
             except FileNotFoundError:
-                target.parent.mkdir(parents=True, exist_ok=True)
+                # Not Path.mkdir: it tries to make every folder twice.
+                os.makedirs(target.parent, exist_ok=True)  # noqa: PTH103
                 staged.write_bytes(content)
             yield staged
         finally:
@@ -329,9 +331,9 @@ def normalize_url(url: str | Path) -> str:
     text = str(url).rstrip("/") or "/"
     parts = urlsplit(text)
     if parts.scheme == "file":
-        return str(Path(unquote(parts.path)).resolve())
+        return os.path.abspath(unquote(parts.path))  # noqa: PTH100  (no look at the disk)
     if "://" not in text:
-        return str(Path(text).expanduser().resolve())
+        return os.path.abspath(Path(text).expanduser())  # noqa: PTH100
     if parts.scheme not in (*REMOTE_SCHEMES, "memory"):
         raise SpecError(
             f"unknown address {parts.scheme}://...: expected a path, file://, memory://, "
@@ -379,6 +381,12 @@ def limit_zarr_threads(num_threads: int = 1) -> None:
 
 def _content_version(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    """For os.walk, which by itself takes a folder that it cannot read for an empty one."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 @contextmanager

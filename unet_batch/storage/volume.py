@@ -59,8 +59,13 @@ class Labels:
     @property
     def array(self) -> da.Array:
         """The mask, lazy, axes (z, y, x), `uint8` or `uint16`, one block a Shard."""
+        return self.stored.lazy(self.shard_zyx)
+
+    @property
+    def stored(self) -> StoredArray:
+        """The same voxels; indexing it reads at once, without Dask."""
         path = f"{paths.labels_path(self.volume_id, self.name)}/{self.key}"
-        return StoredArray(self.archive_url, path, self.shape_zyx, self.dtype).lazy(self.shard_zyx)
+        return StoredArray(self.archive_url, path, self.shape_zyx, self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +124,14 @@ class Volume:
     @property
     def image(self) -> da.Array:
         """The voxels, lazy, axes (c, z, y, x), one block a Shard of one channel."""
+        return self.stored.lazy((1, *self.info.shard_zyx))
+
+    @property
+    def stored(self) -> StoredArray:
+        """The same voxels; indexing it reads at once, without Dask."""
         info = self.info
         path = f"{paths.volume_path(info.id)}/{paths.voxels_name(info.content_hash)}"
-        array = StoredArray(self.archive_url, path, info.shape_czyx, info.dtype)
-        return array.lazy((1, *info.shard_zyx))
+        return StoredArray(self.archive_url, path, info.shape_czyx, info.dtype)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

@@ -8,7 +8,9 @@ from contextlib import AbstractContextManager
 import numpy as np
 import torch
 from monai.inferers import SlidingWindowInferer
+from numpy.typing import NDArray
 
+from unet_batch.evaluation.dice import count_overlap
 from unet_batch.tiling.box import Box
 from unet_batch.training.volumes import TrainingVolume
 
@@ -34,19 +36,6 @@ def predict_volume(
     return classes if is_planar else classes[0]
 
 
-def dice_by_class(
-    predicted_zyx: torch.Tensor, truth_zyx: torch.Tensor, num_classes: int
-) -> list[float]:
-    """Dice of each class but the background; NaN where neither mask has the class."""
-    scores = []
-    for index in range(1, num_classes):
-        predicted, truth = predicted_zyx == index, truth_zyx == index
-        total = int(predicted.sum() + truth.sum())
-        common = int((predicted & truth).sum())
-        scores.append(2 * common / total if total else float("nan"))
-    return scores
-
-
 def score_volumes(
     network: torch.nn.Module,
     volumes: Sequence[TrainingVolume],
@@ -58,11 +47,17 @@ def score_volumes(
 ) -> dict[str, list[float]]:
     """Dice of each class (without the background) by Volume id."""
     scores = {}
+    foreground = range(1, num_classes)
     for volume in volumes:
         image, truth = volume.read(Box.from_shape(volume.shape_zyx))
         predicted = predict_volume(network, image.to(device), roi=roi, autocast=autocast)
-        scores[volume.id] = dice_by_class(predicted.cpu(), truth, num_classes)
+        overlap = count_overlap(_as_mask(predicted), _as_mask(truth), foreground)
+        scores[volume.id] = overlap.dice.tolist()
     return scores
+
+
+def _as_mask(classes_zyx: torch.Tensor) -> NDArray[np.uint16]:
+    return classes_zyx.cpu().numpy().astype(np.uint16)
 
 
 def mean_dice(scores: Sequence[Sequence[float]]) -> tuple[float, list[float]]:

@@ -93,7 +93,7 @@ def report(spec: ReportSpec, *, listen: Listener = ignore) -> ReportSummary:
     scored, left_out = _measure(selection, spec, window, listen)
     legend = _legend([item.pair for item in scored])
     ranked = _ranked(scored, legend, has_truth=spec.truth is not None)
-    pictured = _with_pictures(ranked, spec, legend, window)
+    pictured = _with_pictures(ranked, spec, legend, window, listen)
     page = _page(spec, archive, pictured, scored, legend, left_out)
     path, num_bytes = _write(render(page), spec.out)
     seconds = time.monotonic() - started
@@ -123,7 +123,6 @@ def _measure(
             listen(VolumeFinished(info.id, "quarantined", item.reason))
         else:
             scored.append(item)
-            listen(VolumeFinished(info.id, "done", "", item.seconds, info.num_voxels))
     scored.sort(key=lambda item: item.pair.info.id)
     return scored, dict(sorted(left_out.items()))
 
@@ -190,17 +189,23 @@ def _with_pictures(
     spec: ReportSpec,
     legend: Mapping[int, LegendEntry],
     window: int,
+    listen: Listener,
 ) -> tuple[VolumeEntry, ...]:
+    """The entries, those at the head of the ranking with pictures or why there are none."""
     entries = {entry.volume_id: entry for _, entry in ranked}
     colors = {value: entry.color for value, entry in legend.items()}
     chosen = [pair for pair, _ in ranked[: spec.max_volumes]]
+    for pair, _ in ranked[spec.max_volumes :]:
+        listen(VolumeFinished(pair.info.id, "done"))
     for finished in compute_in_window(_drawings(chosen, spec, colors), window=window):
         entry = entries[finished.key]
         if isinstance(finished.value, tuple):
             entries[finished.key] = replace(entry, pictures=finished.value)
+            listen(VolumeFinished(finished.key, "done"))
         else:
             problem = f"No picture: {reason_of(finished.error)}"
             entries[finished.key] = replace(entry, problem=problem)
+            listen(VolumeFinished(finished.key, "quarantined", problem))
     return tuple(entries.values())
 
 

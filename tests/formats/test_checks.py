@@ -1,0 +1,43 @@
+"""Checks: what is odd becomes a warning, what is usual none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unet_batch.formats.checks import odd_about
+from unet_batch.formats.phantom import phantom
+from unet_batch.formats.scan import Scan
+
+
+def scan(voxels: Any, affine: Any = None) -> Scan:
+    affine = np.eye(4) if affine is None else affine
+    return Scan("s", np.asarray(voxels).reshape(1, 2, 2, 2), affine, ("CT",), "CT", {}, ("odd",))
+
+
+def test_a_usual_scan_has_no_warnings() -> None:
+    assert odd_about(phantom(1)[0]) == ()
+
+
+def test_the_readers_own_warnings_come_first() -> None:
+    assert odd_about(scan(np.arange(8))) == ("odd",)
+
+
+@pytest.mark.parametrize(
+    ("voxels", "told"),
+    [
+        (np.full(8, 7), "channel CT is constant: every voxel is 7"),
+        (np.array([np.nan, np.inf, 2, 3, 4, 5, 6, 7]), "2 of 8 voxels are NaN or inf"),
+        (np.full(8, np.nan), "8 of 8 voxels are NaN or inf"),
+    ],
+)
+def test_odd_voxels_are_told(voxels: Any, told: str) -> None:
+    assert any(told in warning for warning in odd_about(scan(voxels)))
+
+
+@pytest.mark.parametrize(("mm", "told"), [(25.0, "spacing 25 x 1 x 1 mm"), (2000, "extent 4000 x")])
+def test_implausible_geometry_is_told(mm: float, told: str) -> None:
+    affine = np.diag([mm, 1.0, 1.0, 1.0])
+    assert any(told in warning for warning in odd_about(scan(np.arange(8), affine)))

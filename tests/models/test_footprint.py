@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from unet_batch.models.footprint import activation_bytes
+from unet_batch.models.networks import build_network
+
+
+def test_a_chain_holds_two_activations_at_its_worst() -> None:
+    chain = nn.Sequential(*(nn.Conv3d(4, 4, 3, padding=1) for _ in range(5)))
+    one = 4 * 8**3 * 4
+    # The caller holds the input, and a layer its own input and output.
+    assert activation_bytes(chain, (1, 4, 8, 8, 8)) == 3 * one
+
+
+def test_skips_are_held_until_they_are_used() -> None:
+    class Skip(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            early = x + 1
+            late = early + 1
+            late = late + 1
+            return torch.cat([early, late], dim=1)
+
+    one = 8**3 * 4
+    assert activation_bytes(Skip(), (1, 1, 8, 8, 8)) == 5 * one
+
+
+def test_views_and_changes_in_place_cost_nothing() -> None:
+    network = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.ReLU(inplace=True))
+    assert activation_bytes(network, (1, 2, 8, 8, 8)) == 2 * 8**3 * 4
+
+
+def test_it_grows_with_the_batch_and_halves_in_bf16_and_leaves_the_network_alone() -> None:
+    network = build_network(
+        "residual_unet", spatial_dims=3, in_channels=1, out_channels=2, arguments={}
+    )
+    one = activation_bytes(network, (1, 1, 32, 32, 32))
+    assert activation_bytes(network, (4, 1, 32, 32, 32)) == 4 * one
+    assert 2 * activation_bytes(network, (1, 1, 32, 32, 32), dtype=torch.bfloat16) == one
+    assert next(network.parameters()).device.type == "cpu"
+    assert network.training

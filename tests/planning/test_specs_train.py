@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from unet_batch.errors import SpecError
+from unet_batch.planning.specs.train import TrainSpec
+
+READY = Path(__file__).parents[2] / "jobs" / "train.yaml"
+
+
+def leaves(content: dict[str, object], prefix: str = "") -> set[str]:
+    return {
+        name
+        for key, value in content.items()
+        for name in (
+            leaves(value, f"{prefix}{key}.")
+            if isinstance(value, dict) and key != "arguments"
+            else {f"{prefix}{key}"}
+        )
+    }
+
+
+def test_the_ready_spec_names_every_field_with_its_default() -> None:
+    import yaml
+
+    ready = TrainSpec.load(READY)
+    default = TrainSpec(archive="archive", truth="reference", out="models/organ")
+    assert leaves(yaml.safe_load(READY.read_text())) == leaves(default.model_dump())
+    arguments = {"network": {**ready.model_dump()["network"], "arguments": {}}}
+    assert ready.model_dump() | arguments == default.model_dump()
+
+
+def test_every_field_is_reached_by_an_override() -> None:
+    spec = TrainSpec.load(READY, overrides=["training.steps=7", "resources.cache=1MiB"])
+    assert (spec.training.steps, spec.resources.cache) == (7, 2**20)
+
+
+def test_a_roi_of_the_wrong_number_of_axes_is_refused() -> None:
+    with pytest.raises(SpecError, match="roi"):
+        TrainSpec.load(READY, overrides=["network.spatial_dims=2"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["intensity.mode=window", "intensity.mode=percentile", "intensity.low=3", "training.steps=0"],
+)
+def test_a_contradiction_is_refused(override: str) -> None:
+    with pytest.raises(SpecError, match="not valid"):
+        TrainSpec.load(READY, overrides=[override])

@@ -1,0 +1,148 @@
+"""Commands that move scans and masks: into an Archive, out of it, and what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+
+from unet_batch.cli.exits import leave
+from unet_batch.cli.options import (
+    AddressOption,
+    ArchiveArgument,
+    ArchiveOption,
+    JsonOption,
+    LabelsOption,
+    OutOption,
+    SetOption,
+    SpecOption,
+    VolumesOption,
+)
+from unet_batch.cli.printing import print_facts, print_json, print_lines, print_reasons, print_table
+from unet_batch.errors import SpecError
+from unet_batch.planning.specs.export import ExportSpec
+from unet_batch.planning.specs.ingest import IngestSpec
+
+
+def ingest(
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="NIfTI files, or folders of NIfTI or DICOM.")
+    ] = None,
+    archive: ArchiveOption = None,
+    truth: Annotated[
+        list[str] | None,
+        typer.Option("--truth", "-t", help="Masks: `NAME=DIR`, files named as their scans."),
+    ] = None,
+    spec: SpecOption = None,
+    overrides: SetOption = None,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn scans into Volumes of an Archive.
+
+    Folders are searched for NIfTI files and DICOM series. A mask with the file name of a
+    scan becomes its Labels NAME. What cannot be read is named, and the others go on.
+
+    `unet-batch ingest scans/ --archive my-archive --truth reference=masks/`
+    """
+    from unet_batch.cli.running import job_running
+    from unet_batch.workflows import ingest as workflow
+
+    arguments = {"sources": sources or None, "archive": archive, "truth": _pairs(truth)}
+    request = IngestSpec.load(spec, arguments=arguments, overrides=overrides or ())
+    with job_running(address=address, quiet=as_json) as listen:
+        summary = workflow.ingest(request, listen=listen)
+    if as_json:
+        print_json(summary)
+    else:
+        print_facts(
+            {
+                "archive": summary.archive,
+                "ingested": len(summary.done),
+                "there already": len(summary.skipped),
+                "quarantined": len(summary.quarantined),
+                "seconds": summary.seconds,
+            }
+        )
+        print_reasons("with warnings", {k: "; ".join(v) for k, v in summary.warnings.items()})
+        print_lines("left out", summary.notes)
+    print_reasons("quarantined", summary.quarantined)
+    leave(is_complete=len(summary.quarantined) <= request.allow_quarantined)
+
+
+def list_volumes(
+    archive: ArchiveArgument, volumes: VolumesOption = None, as_json: JsonOption = False
+) -> None:
+    """List the Volumes of an Archive: shape, spacing, channels, labels."""
+    from unet_batch.storage.archive import open_archive
+
+    opened = open_archive(archive)
+    infos = [opened.info(row.id) for row in opened.select(volumes or ("*",))]
+    if as_json:
+        print_json(infos)
+        return
+    print_table(
+        f"{len(infos)} Volumes in {opened.url}",
+        ("Volume", "modality", "shape (z, y, x)", "spacing (mm)", "type", "channels", "labels"),
+        (
+            (
+                info.id,
+                info.modality,
+                " x ".join(map(str, info.shape_zyx)),
+                " x ".join(f"{mm:.3g}" for mm in info.spacing_mm),
+                info.dtype,
+                ", ".join(info.channels),
+                ", ".join(info.labels),
+            )
+            for info in infos
+        ),
+    )
+
+
+def export(
+    archive: ArchiveOption = None,
+    labels: LabelsOption = None,
+    image: Annotated[
+        bool | None, typer.Option("--image", help="Export the scans instead of Labels.")
+    ] = None,
+    volumes: VolumesOption = None,
+    out: OutOption = None,
+    spec: SpecOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write Labels, or the scans, as NIfTI files on the scan's own grid."""
+    from unet_batch.cli.running import job_running
+    from unet_batch.workflows import export as workflow
+
+    arguments = {
+        "archive": archive,
+        "labels": labels,
+        "image": image,
+        "volumes": volumes,
+        "out": out,
+    }
+    request = ExportSpec.load(spec, arguments=arguments, overrides=overrides or ())
+    with job_running(quiet=as_json) as listen:
+        summary = workflow.export(request, listen=listen)
+    if as_json:
+        print_json(summary)
+    else:
+        print_facts({"written": len(summary.done), "to": summary.out, "seconds": summary.seconds})
+    print_reasons("failed", summary.failed)
+    print_reasons("without these Labels", dict.fromkeys(summary.missing, "not published"))
+    leave(is_complete=not summary.failed and not summary.missing)
+
+
+def _pairs(texts: Iterable[str] | None) -> dict[str, str] | None:
+    """`NAME=DIR` as a mapping; None where nothing was given."""
+    if not texts:
+        return None
+    pairs = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise SpecError(f"--truth {text!r}: expected NAME=DIR, e.g. reference=masks/")
+        pairs[name] = value
+    return pairs

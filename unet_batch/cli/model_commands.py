@@ -1,0 +1,232 @@
+"""Commands around a model: train it, plan and run it over an Archive, score it, show it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from unet_batch.cli.exits import leave
+from unet_batch.cli.options import (
+    AddressOption,
+    ArchiveOption,
+    JsonOption,
+    LabelsOption,
+    MetricsPortOption,
+    ModelOption,
+    OutOption,
+    SetOption,
+    SpecOption,
+    TruthOption,
+    VolumesOption,
+)
+from unet_batch.cli.printing import (
+    print_facts,
+    print_json,
+    print_plan,
+    print_reasons,
+    print_scores,
+)
+from unet_batch.planning.specs.evaluate import EvaluateSpec
+from unet_batch.planning.specs.report import ReportSpec
+from unet_batch.planning.specs.segment import SegmentSpec
+from unet_batch.planning.specs.train import TrainSpec
+
+
+def train(
+    archive: ArchiveOption = None,
+    truth: TruthOption = None,
+    out: OutOption = None,
+    spec: SpecOption = None,
+    overrides: SetOption = None,
+    metrics_port: MetricsPortOption = None,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a network on the Volumes that have a truth, and write a MONAI Bundle.
+
+    `unet-batch train --archive my-archive --truth reference --out models/liver`
+    """
+    from unet_batch.cli.running import job_running
+    from unet_batch.workflows import train as workflow
+
+    arguments = {"archive": archive, "truth": truth, "out": out}
+    request = TrainSpec.load(spec, arguments=arguments, overrides=overrides or ())
+    with job_running(address=address, metrics_port=metrics_port, quiet=as_json) as listen:
+        summary = workflow.train(request, listen=listen)
+    if as_json:
+        print_json(summary)
+        return
+    print_facts(
+        {
+            "bundle": summary.bundle,
+            "trained on": f"{len(summary.train_volumes)} Volumes",
+            "held back": f"{len(summary.held_back_volumes)} Volumes",
+            "steps": summary.num_steps,
+            "seconds": summary.seconds,
+            **summary.scores,
+        }
+    )
+
+
+def segment(
+    archive: ArchiveOption = None,
+    model: ModelOption = None,
+    labels: LabelsOption = None,
+    truth: TruthOption = None,
+    volumes: VolumesOption = None,
+    spec: SpecOption = None,
+    overrides: SetOption = None,
+    metrics_port: MetricsPortOption = None,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Segment Volumes with a Bundle and publish the Labels.
+
+    Run again, it does only what is not done. A Volume that fails is quarantined with its
+    reason; the others finish, and the exit status is 1.
+
+    `unet-batch segment --archive my-archive --model models/liver --labels liver`
+    """
+    from unet_batch.cli.running import job_running
+    from unet_batch.workflows import segment as workflow
+
+    arguments = {
+        "archive": archive,
+        "model": model,
+        "labels": labels,
+        "truth": truth,
+        "volumes": volumes,
+        "metrics_port": metrics_port,
+    }
+    request = SegmentSpec.load(spec, arguments=arguments, overrides=overrides or ())
+    with job_running(
+        address=address,
+        metrics_port=request.metrics_port,
+        metrics_address=request.metrics_address,
+        quiet=as_json,
+    ) as listen:
+        summary = workflow.segment(request, listen=listen)
+    if as_json:
+        print_json(summary)
+    else:
+        print_facts(
+            {
+                "job": summary.job,
+                "done": summary.done,
+                "there already": summary.skipped,
+                "quarantined": len(summary.quarantined),
+                "tiles predicted": f"{summary.tiles_predicted} of {summary.tiles_planned} planned",
+                "seconds": summary.seconds,
+                "voxels a second": int(summary.voxels_per_second),
+            }
+        )
+    print_reasons("quarantined", summary.quarantined)
+    leave(is_complete=len(summary.quarantined) <= request.allow_quarantined)
+
+
+def plan_job(
+    archive: ArchiveOption = None,
+    model: ModelOption = None,
+    labels: LabelsOption = None,
+    truth: TruthOption = None,
+    volumes: VolumesOption = None,
+    spec: SpecOption = None,
+    overrides: SetOption = None,
+    metrics_port: MetricsPortOption = None,
+    calibrate: Annotated[
+        bool, typer.Option(help="Time a few tiles on this machine to predict the duration.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what `segment` would do with the same arguments: Volumes, tiles, memory, time.
+
+    Nothing is segmented and nothing written; a few tiles are timed on this machine.
+    """
+    from unet_batch.workflows import plan as workflow
+
+    arguments = {
+        "archive": archive,
+        "model": model,
+        "labels": labels,
+        "truth": truth,
+        "volumes": volumes,
+        "metrics_port": metrics_port,
+    }
+    request = SegmentSpec.load(spec, arguments=arguments, overrides=overrides or ())
+    wanted = request.resources.replicas
+    summary = workflow.plan(
+        request, num_replicas=1 if wanted == "auto" else wanted, calibrate=calibrate
+    )
+    if as_json:
+        print_json(summary)
+    else:
+        print_plan(summary)
+    print_reasons("would be quarantined", summary.refused)
+    leave(is_complete=len(summary.refused) <= request.allow_quarantined)
+
+
+def evaluate(
+    archive: ArchiveOption = None,
+    labels: LabelsOption = None,
+    truth: TruthOption = None,
+    volumes: VolumesOption = None,
+    out: OutOption = None,
+    spec: SpecOption = None,
+    overrides: SetOption = None,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score Labels against a truth: Dice for each class and Volume, all in a Parquet file."""
+    from unet_batch.cli.running import job_running
+    from unet_batch.workflows import evaluate as workflow
+
+    arguments = {
+        "archive": archive,
+        "labels": labels,
+        "truth": truth,
+        "volumes": volumes,
+        "out": out,
+    }
+    request = EvaluateSpec.load(spec, arguments=arguments, overrides=overrides or ())
+    with job_running(address=address, quiet=as_json) as listen:
+        summary = workflow.evaluate(request, listen=listen)
+    if as_json:
+        print_json(summary)
+    else:
+        print_scores(summary)
+    print_reasons("could not be scored", summary.failed)
+    leave(is_complete=not summary.failed)
+
+
+def report(
+    archive: ArchiveOption = None,
+    labels: LabelsOption = None,
+    truth: TruthOption = None,
+    volumes: VolumesOption = None,
+    out: OutOption = None,
+    spec: SpecOption = None,
+    overrides: SetOption = None,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every Volume with its mask in one HTML file, the worst first."""
+    from unet_batch.cli.running import job_running
+    from unet_batch.workflows import report as workflow
+
+    arguments = {
+        "archive": archive,
+        "labels": labels,
+        "truth": truth,
+        "volumes": volumes,
+        "out": out,
+    }
+    request = ReportSpec.load(spec, arguments=arguments, overrides=overrides or ())
+    with job_running(address=address, quiet=as_json) as listen:
+        summary = workflow.report(request, listen=listen)
+    if as_json:
+        print_json(summary)
+    else:
+        print_facts({"report": summary.path, "Volumes": summary.num_volumes})
+    print_reasons("left out", summary.left_out)
+    leave(is_complete=not summary.left_out)

@@ -1,0 +1,140 @@
+"""What a workflow returned, for a person as tables or for a program as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from unet_batch.workflows.evaluate import EvaluateSummary
+    from unet_batch.workflows.plan import PlanSummary
+
+MAX_REASONS = 20  # of quarantined Volumes that are printed; the Ledger and --json have all
+
+
+def print_json(value: Any) -> None:
+    """A dataclass, or plain values, as JSON on stdout; NaN becomes null."""
+    sys.stdout.write(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: int = 0
+) -> None:
+    """A table on stdout; the last `numbers` columns are aligned to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    for position, name in enumerate(columns):
+        is_number = position >= len(columns) - numbers
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    _console().print(table)
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """One `name  value` line each."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        _console().print(f"{name:<{width}}  {_cell(value)}", highlight=False, markup=False)
+
+
+def print_reasons(what: str, reasons: Mapping[str, str]) -> None:
+    """Volumes and why each of them is where it is, on stderr."""
+    if not reasons:
+        return
+    console = Console(stderr=True)
+    console.print(f"{len(reasons)} {what}:", style="bold red")
+    for volume_id, reason in list(reasons.items())[:MAX_REASONS]:
+        console.print(f"  {volume_id}: {reason}", markup=False, highlight=False)
+    if len(reasons) > MAX_REASONS:
+        console.print(f"  ... and {len(reasons) - MAX_REASONS} more (--json lists them all)")
+
+
+def print_lines(what: str, lines: Sequence[str]) -> None:
+    """A list of notes, on stderr."""
+    if lines:
+        console = Console(stderr=True)
+        console.print(f"{what}:", style="bold")
+        for line in lines[:MAX_REASONS]:
+            console.print(f"  {line}", markup=False, highlight=False)
+
+
+def print_scores(summary: EvaluateSummary) -> None:
+    """Dice of each class: mean, spread, worst."""
+    print_table(
+        f"Dice of {summary.labels!r} against {summary.truth!r}",
+        ("class", "mean", "std", "median", "min", "Volumes"),
+        [
+            (one.class_name, one.mean, one.std, one.median, one.min, one.num_scored)
+            for one in summary.classes
+        ],
+        numbers=5,
+    )
+    print_facts({"mean Dice": summary.mean_dice, "all scores": summary.table})
+    for what, ids in (
+        ("labels", summary.without_labels),
+        ("truth", summary.without_truth),
+    ):
+        if ids:
+            print_facts({f"without {what}": f"{len(ids)} Volumes: {', '.join(ids[:10])}"})
+
+
+def print_plan(summary: PlanSummary) -> None:
+    """Volumes of a Plan, and what they add up to."""
+    print_table(
+        f"Plan of {summary.job}",
+        ("Volume", "shape (z, y, x)", "published", "tiles", "Blocks", "Sweeps", "memory (MiB)"),
+        [
+            (
+                volume.volume_id,
+                " x ".join(map(str, volume.shape_zyx)),
+                "yes" if volume.is_published else "no",
+                volume.num_tiles,
+                volume.num_blocks,
+                volume.num_sweeps,
+                volume.memory_bytes // 2**20,
+            )
+            for volume in summary.volumes
+        ],
+        numbers=4,
+    )
+    print_facts(
+        {
+            "tiles": f"{summary.tiles_left} to predict, {summary.num_tiles} in all",
+            "memory of a Replica": f"{summary.memory_bytes / 2**20:.0f} MiB"
+            f" (budget {summary.memory_budget / 2**20:.0f} MiB)",
+            "seconds a tile": summary.seconds_per_tile,
+            "predicted seconds": summary.predicted_s,
+        }
+    )
+
+
+def _console() -> Console:
+    """Wide where nobody looks: a table in a file must not be folded."""
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:,.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return value
