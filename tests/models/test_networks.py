@@ -55,9 +55,7 @@ def test_the_divisor_follows_the_strides_of_each_axis() -> None:
 
 
 def test_the_original_unet_has_its_five_levels() -> None:
-    definition = define_network(
-        "unet", spatial_dims=2, in_channels=1, out_channels=2, arguments={}
-    )
+    definition = define_network("unet", spatial_dims=2, in_channels=1, out_channels=2, arguments={})
     assert definition.arguments["features"] == [64, 128, 256, 512, 1024, 64]
 
 

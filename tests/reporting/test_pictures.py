@@ -24,6 +24,7 @@ from unet_batch.reporting.pictures import (
     resize_labels,
     window_of,
 )
+from unet_batch.reporting.planes import planes_of
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -158,15 +159,10 @@ def test_only_the_slices_shown_are_read_from_the_scan() -> None:
     image = da.map_blocks(load, chunks=((1,) * 16, (8,), (8,)), meta=np.empty((0, 0, 0), np.int16))
     mask = np.zeros((16, 8, 8), np.uint8)
     mask[3] = 1
-    (axial, *_) = _planes(image, mask)
+    affine = np.array(describe(mask.shape).affine).reshape(4, 4)
+    (axial, *_) = planes_of(affine, image.shape)
     axial.cut(image, 3)
     assert set(read) == {(3, 0, 0)}
-
-
-def _planes(image: da.Array, mask: np.ndarray) -> tuple:
-    from unet_batch.reporting.planes import planes_of
-
-    return planes_of(np.array(describe(mask.shape).affine).reshape(4, 4), image.shape)
 
 
 def test_pictures_are_reproducible() -> None:

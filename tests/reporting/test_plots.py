@@ -40,11 +40,16 @@ def test_box_and_median_lie_at_the_quartiles() -> None:
     assert float(median.get("x1", "nan")) == pytest.approx(LABEL_WIDTH + 0.5 * PLOT_WIDTH, abs=0.1)
 
 
+def test_a_few_volumes_have_no_box() -> None:
+    svg = draw(Strip("liver", "#f00", (Dot(0.2, "a"), Dot(0.4, "b"))))
+    assert not list(svg.iter("rect"))
+
+
 def test_names_from_outside_are_escaped() -> None:
     bad = '"><script>alert(1)</script>'
     svg = draw(Strip(bad, bad, (Dot(0.5, bad, bad),)))
     assert not list(svg.iter("script"))
-    assert [t.text for t in svg.iter("title")][0] == bad
+    assert next(t.text for t in svg.iter("title")) == bad
 
 
 def test_a_class_in_no_volume_says_so() -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
 
+from unet_batch.errors import ReplicaError
+from unet_batch.formats.nifti import read_nifti
 from unet_batch.formats.scan import Scan
 from unet_batch.models.bundle import BundleConfig, load_bundle, save_bundle
 from unet_batch.models.intensity import Normalizer
+from unet_batch.monitoring.events import Event, ReplicaLost, StageTimed, VolumeFinished
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive, open_archive
+from unet_batch.storage.layout import Layout
 from unet_batch.workflows.segment import segment
 from unet_batch.workflows.segment_job import SegmentJob
 
@@ -108,3 +115,166 @@ def test_a_volume_of_many_blocks_and_replicas_is_stitched_exactly(place: SimpleN
     assert summary.tiles_predicted == summary.tiles_planned
     assert "stitch" in summary.stage_seconds
     assert_equal_to_monai(place.archive, place.bundle, "v0")
+
+
+def labels_bytes(folder: Path, volume_id: str) -> dict[str, bytes]:
+    """Every file of the Volume's Labels, by its path."""
+    root = folder / "archive" / "volumes" / volume_id / "labels" / "net"
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def kill_a_replica() -> None:
+    for process in psutil.Process().children(recursive=True):
+        if any(part.startswith("ray::Replica") for part in process.cmdline()):
+            process.kill()
+            return
+
+
+MANY_BLOCKS = {"memory_budget": "400KiB", "cpus_per_replica": 1}
+
+
+def test_a_killed_replica_changes_no_byte(place: SimpleNamespace, tmp_path: Path) -> None:
+    add_volumes(place.archive, [(120, 30, 30), (90, 20, 20)])
+    spec = spec_for(place.archive, place.bundle, resources=MANY_BLOCKS)
+    undisturbed = segment(spec)
+    before = [labels_bytes(tmp_path, f"v{k}") for k in range(2)]
+    for k in range(2):
+        shutil.rmtree(tmp_path / "archive" / "volumes" / f"v{k}" / "labels")
+    heard: list[Event] = []
+
+    def kill_after_the_second_call(event: Event) -> None:
+        heard.append(event)
+        calls = [e for e in heard if isinstance(e, StageTimed) and e.stage == "predict"]
+        if event in calls and len(calls) == 2:
+            kill_a_replica()
+
+    summary = segment(spec, listen=kill_after_the_second_call)
+    assert [e for e in heard if isinstance(e, ReplicaLost)]
+    assert (summary.done, summary.quarantined) == (2, {})
+    assert undisturbed.tiles_predicted == undisturbed.tiles_planned
+    assert summary.tiles_predicted < 1.5 * summary.tiles_planned
+    assert [labels_bytes(tmp_path, f"v{k}") for k in range(2)] == before
+
+
+def test_a_run_cut_short_is_finished_by_the_next_to_the_same_bytes(
+    place: SimpleNamespace, tmp_path: Path
+) -> None:
+    add_volumes(place.archive, [(40, 30, 20)] * 3)
+    spec = spec_for(place.archive, place.bundle, resources=MANY_BLOCKS)
+    segment(spec)
+    before = [labels_bytes(tmp_path, f"v{k}") for k in range(3)]
+    for k in range(3):
+        shutil.rmtree(tmp_path / "archive" / "volumes" / f"v{k}" / "labels")
+
+    def stop_after_the_first(event: Event) -> None:
+        if isinstance(event, VolumeFinished):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        segment(spec, listen=stop_after_the_first)
+    summary = segment(spec)
+    assert (summary.done, summary.skipped) == (2, 1)
+    assert [labels_bytes(tmp_path, f"v{k}") for k in range(3)] == before
+    entries = place.archive.ledger(summary.job).entries()
+    assert {name: entry.outcome for name, entry in entries.items()} == dict.fromkeys(
+        ("v0", "v1", "v2"), "done"
+    )
+
+
+def test_what_cannot_be_segmented_is_quarantined_and_the_rest_is_done(
+    place: SimpleNamespace, tmp_path: Path
+) -> None:
+    add_volumes(place.archive, [(20, 20, 20), (20, 20, 20), (20, 20, 20)])
+    voxels = np.zeros((1, 20, 20, 20), np.float32)
+    voxels[0, :5] = np.nan
+    voxels[0, 6:] = 1
+    place.archive.write_scan(Scan("nan", voxels, np.eye(4), ("CT",)), source={})
+    place.archive.write_scan(
+        Scan("two_channels", np.ones((2, 9, 9, 9), np.int16), np.eye(4), ("a", "b")), source={}
+    )
+    (shard,) = (tmp_path / "archive" / "volumes" / "v1").rglob("c.0.0.0.0")
+    shard.write_bytes(shard.read_bytes()[:100])
+    summary = segment(spec_for(place.archive, place.bundle))
+    assert (summary.done, set(summary.quarantined)) == (2, {"nan", "two_channels", "v1"})
+    assert "NaN or infinite" in summary.quarantined["nan"]
+    assert "2 channels ['a', 'b']; the model takes 1" in summary.quarantined["two_channels"]
+    assert "reading failed" in summary.quarantined["v1"]
+    assert not list(place.archive["v1"].labels)
+    for volume_id in ("v0", "v2"):
+        assert_equal_to_monai(place.archive, place.bundle, volume_id)
+    entries = place.archive.ledger(summary.job).entries()
+    assert entries["v1"].outcome == "quarantined"
+
+
+def test_voxels_that_are_not_finite_pass_where_the_spec_allows_them(
+    place: SimpleNamespace,
+) -> None:
+    voxels = np.random.default_rng(0).standard_normal((1, 20, 20, 20)).astype(np.float32)
+    voxels[0, 0, 0, 0] = np.inf
+    place.archive.write_scan(Scan("inf", voxels, np.eye(4), ("CT",)), source={})
+    inference = {"precision": "fp32", "batch_size": 2, "max_nonfinite_share": 0.01}
+    assert segment(spec_for(place.archive, place.bundle, inference=inference)).done == 1
+
+
+def test_four_channels_and_several_shards(place: SimpleNamespace, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "four", channels=("c0", "c1", "c2", "c3"))
+    voxels = np.random.default_rng(0).integers(0, 999, (4, 40, 36, 32)).astype(np.uint16)
+    place.archive.write_scan(
+        Scan("v0", voxels, np.eye(4), ("c0", "c1", "c2", "c3")),
+        source={},
+        layout=Layout((10, 9, 8), (20, 18, 16)),
+    )
+    assert segment(spec_for(place.archive, bundle)).done == 1
+    assert_equal_to_monai(place.archive, bundle, "v0")
+
+
+def test_a_planar_network_segments_slice_by_slice(place: SimpleNamespace, tmp_path: Path) -> None:
+    config = BundleConfig(
+        name="planar",
+        network_name="residual_unet",
+        network_arguments={"channels": [4, 8], "num_res_units": 1},
+        spatial_dims=2,
+        channels=("CT",),
+        roi=(16, 16),
+        classes=(LabelClass(0, "background"), LabelClass(1, "organ")),
+        spacing_mm=(1, 1, 1),
+    )
+    save_bundle(tmp_path / "planar", config, config.build_network().state_dict())
+    add_volumes(place.archive, [(5, 40, 30)])
+    assert segment(spec_for(place.archive, tmp_path / "planar")).done == 1
+    volume, bundle = place.archive["v0"], load_bundle(tmp_path / "planar")
+    raw = torch.from_numpy(volume.image.compute())
+    image = Normalizer.fit(bundle.intensity, volume.info.statistics).apply(raw)
+    inferer = SlidingWindowInferer((16, 16), overlap=0.5, mode="gaussian")
+    ours = volume.labels["net"].array.compute()
+    with torch.inference_mode():
+        for z in range(5):
+            theirs = inferer(image[None, :, z], bundle.network())[0].argmax(0).numpy()
+            assert (ours[z] == theirs).mean() > 0.999
+
+
+def test_a_model_that_cannot_start_ends_the_job_with_the_reason(place: SimpleNamespace) -> None:
+    add_volumes(place.archive, [(20, 20, 20)])
+    spec = spec_for(place.archive, place.bundle, inference={"roi": (15, 15, 15)})
+    with pytest.raises(ReplicaError, match="3 Replicas in a row could not be started"):
+        segment(spec)
+
+
+def test_another_spec_or_model_makes_other_labels(place: SimpleNamespace) -> None:
+    add_volumes(place.archive, [(20, 20, 20)])
+    first = segment(spec_for(place.archive, place.bundle))
+    changed = {"precision": "fp32", "batch_size": 2, "overlap": 0.25}
+    second = segment(spec_for(place.archive, place.bundle, inference=changed))
+    assert (first.done, second.done) == (1, 1)
+    assert first.job != second.job
+    assert place.archive["v0"].labels["net"].provenance["inference"]["overlap"] == 0.25
+
+
+@pytest.mark.data
+def test_real_scans_equal_monai(place: SimpleNamespace, scans: Path, tmp_path: Path) -> None:
+    for name in ("ct_spleen_msd_crop/sub-spleen2_ct.nii.gz", "mr_spinalcord_sct/t2s/t2s.nii.gz"):
+        scan = read_nifti(scans / name)
+        place.archive.write_scan(replace(scan, channels=("CT",)), source={})
+    assert segment(spec_for(place.archive, place.bundle)).done == 2
+    for volume_id in place.archive:
+        assert_equal_to_monai(place.archive, place.bundle, volume_id)

@@ -18,7 +18,6 @@ from typing import Any
 import nibabel
 import numpy as np
 from nibabel.fileholders import FileHolder
-from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
@@ -27,7 +26,7 @@ from unet_batch.formats.geometry import check_affine, reverse_index_order
 from unet_batch.formats.scan import Affine, Mask, Scan
 from unet_batch.planning.volume_info import Json, LabelClass
 
-SUFFIXES = (".nii", ".nii.gz")
+SUFFIXES = (".nii.gz", ".nii")
 MAX_MASK_VALUE = 65535
 _MM_PER_UNIT = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 _MAX_DEFLATE_RATIO = 1032  # zlib's technical notes: deflate cannot shrink further
@@ -43,10 +42,8 @@ _COLORS = (
 
 def stem_of(path: Path) -> str:
     """The file name without `.nii` or `.nii.gz`, in whatever case they are written."""
-    name = path.name
-    lowered = name.lower()
-    suffix = next((s for s in sorted(SUFFIXES, key=len)[::-1] if lowered.endswith(s)), "")
-    return name[: len(name) - len(suffix)]
+    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), "")
+    return path.name[: len(path.name) - len(suffix)]
 
 
 def read_nifti(path: Path, *, name: str | None = None) -> Scan:
@@ -64,12 +61,11 @@ def read_nifti(path: Path, *, name: str | None = None) -> Scan:
     with _opened(path) as image:
         affine, warnings = _read_affine(image, path)
         voxels_czyx = _as_czyx(_read_voxels(image, path), path)
-    channels = tuple(str(n) for n in range(len(voxels_czyx))) if len(voxels_czyx) > 1 else ("0",)
     return Scan(
         name=name or stem_of(path),
         voxels_czyx=voxels_czyx,
         affine=affine,
-        channels=channels,
+        channels=tuple(str(n) for n in range(len(voxels_czyx))),
         metadata=_metadata(image.header),
         warnings=warnings,
     )
@@ -158,7 +154,7 @@ def _opened(path: Path) -> Iterator[Any]:
     flipped bit would pass as a grey value.
     """
     try:
-        with path.open("rb") as file, LoggingOutputSuppressor():  # type: ignore[no-untyped-call]
+        with path.open("rb") as file, _quiet_nibabel():
             packed = file.read(2) == _GZIP_MAGIC
             file.seek(0)
             stream: Any = gzip.GzipFile(fileobj=file) if packed else file
@@ -174,6 +170,18 @@ def _opened(path: Path) -> Iterator[Any]:
             f"{path}: not a readable NIfTI file ({type(error).__name__}: {str(error)[:200]}); "
             "copy it again from its source"
         ) from error
+
+
+@contextmanager
+def _quiet_nibabel() -> Iterator[None]:
+    """No log lines or warnings on odd headers: they do not name the file; errors here do."""
+    before = nibabel.imageglobals.logger.disabled
+    nibabel.imageglobals.logger.disabled = True
+    try:
+        with np.errstate(invalid="ignore"):
+            yield
+    finally:
+        nibabel.imageglobals.logger.disabled = before
 
 
 def _image_in(stream: Any, path: Path) -> Any:

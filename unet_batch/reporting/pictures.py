@@ -197,18 +197,18 @@ def _picture(info: VolumeInfo, plane: Plane, position: int, rgb: NDArray[np.uint
     is_flat = min(info.shape_zyx) == 1
     edges = ("", "", "", "") if is_flat else (plane.top, plane.bottom, plane.left, plane.right)
     name = "image" if is_flat else plane.name
-    where = f"slice {position + 1} of {info.shape_zyx[plane.axis]}"
+    where = "" if is_flat else f"slice {position + 1} of {info.shape_zyx[plane.axis]}"
     return Picture(
         plane=name,
         data_uri=encode(rgb),
         width=rgb.shape[1],
         height=rgb.shape[0],
-        where="" if is_flat else where,
+        where=where,
         top=edges[0],
         bottom=edges[1],
         left=edges[2],
         right=edges[3],
-        alt=f"{name} {where} of {info.id} with its mask",
+        alt=f"{' '.join(filter(None, (name, where)))} of {info.id} with its mask",
     )
 
 

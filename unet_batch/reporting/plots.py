@@ -20,6 +20,7 @@ ROW_HEIGHT, AXIS_HEIGHT = 44, 30
 MANY_STRIPS, LOW_ROW_HEIGHT = 12, 24
 LABEL_WIDTH, PLOT_WIDTH, MARGIN = 150, 690, 20
 DOT_RADIUS = 3.2
+FEWEST_FOR_BOX = 4
 _MAX_LABEL = 20
 
 
@@ -108,17 +109,19 @@ def _strip(strip: Strip, scale: Scale, middle: float, half_height: float) -> Mar
     top, height = middle - half_height, 2 * half_height
     box = Markup('<rect class="box" x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}"/>')
     line = Markup('<line class="median" x1="{x:.1f}" x2="{x:.1f}" y1="{y:.1f}" y2="{to:.1f}"/>')
-    # The median lies over the dots, or a crowd of them would hide it.
-    parts = [label, box.format(x=low, y=top, w=max(high - low, 1.0), h=height)]
-    parts += [_dot(dot, scale, middle, half_height, k) for k, dot in enumerate(strip.dots)]
-    parts.append(line.format(x=median, y=top - 2, to=top + height + 2))
+    parts = [_dot(dot, scale, middle, half_height, k) for k, dot in enumerate(strip.dots)]
+    if len(strip.dots) >= FEWEST_FOR_BOX:
+        # The median lies over the dots, or a crowd of them would hide it.
+        parts.insert(0, box.format(x=low, y=top, w=max(high - low, 1.0), h=height))
+        parts.append(line.format(x=median, y=top - 2, to=top + height + 2))
+    parts.insert(0, label)
     group = Markup('<g fill="{color}">{content}</g>')
     return group.format(color=strip.color, content=Markup("").join(parts))
 
 
 def _dot(dot: Dot, scale: Scale, middle: float, half_height: float, number: int) -> Markup:
     # A fixed low-discrepancy spread keeps equal values apart and the file reproducible.
-    y = middle + ((number * 0.618034) % 1.0 * 2 - 1) * half_height * 0.8
+    y = middle + ((number * 0.618034 + 0.5) % 1.0 * 2 - 1) * half_height * 0.8
     circle = Markup(
         '<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{r}"><title>{text}</title></circle>'
     ).format(x=scale.x(dot.value), y=y, r=DOT_RADIUS, text=f"{dot.name}: {dot.value:.3g}")

@@ -104,6 +104,8 @@ def _own_data(folder: Path) -> tuple[Path, Path]:
 def _phantoms(spec: DemoSpec, out: Path) -> tuple[Path, Path]:
     """Write phantom scans, NIfTI and DICOM, and their masks; what is there already stays."""
     images, masks = out / "scans" / "images", out / "scans" / "labels"
+    for folder in (images, masks):
+        folder.mkdir(parents=True, exist_ok=True)
     for number in range(spec.num_phantoms):
         scan, mask = phantom(spec.seed * 1000 + number, name=f"phantom_{number:03d}")
         mask_path = masks / f"{scan.name}.nii.gz"

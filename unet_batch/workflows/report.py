@@ -7,19 +7,17 @@ finished pictures only, some 50 kB a Volume.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from math import nan
-from pathlib import Path
 
 import dask
 from dask.delayed import Delayed
 
-from unet_batch.errors import SpecError, StoreError
+from unet_batch.errors import SpecError
 from unet_batch.evaluation.outliers import volume_outlyingness
 from unet_batch.evaluation.scores import ClassSummary, Score, mean_over_classes, summarise
 from unet_batch.monitoring.events import (
@@ -49,6 +47,7 @@ from unet_batch.reporting.pictures import (
     window_of,
 )
 from unet_batch.storage.archive import Archive, open_archive
+from unet_batch.storage.stores import normalize_url, open_store
 from unet_batch.storage.volume import Volume
 from unet_batch.workflows.dask_window import compute_in_window, default_window, require_ray
 from unet_batch.workflows.scoring import (
@@ -99,7 +98,7 @@ def report(spec: ReportSpec, *, listen: Listener = ignore) -> ReportSummary:
     seconds = time.monotonic() - started
     listen(JobFinished(job, seconds))
     return ReportSummary(
-        path=str(path),
+        path=path,
         num_volumes=len(ranked),
         num_pictured=page.num_pictured,
         left_out=left_out,
@@ -287,18 +286,10 @@ def _some(values: set[str]) -> str:
     return ", ".join(sorted(values))
 
 
-def _write(html: str, out: str) -> tuple[Path, int]:
-    """Store the page under a temporary name, then show it; the path and its bytes."""
-    given = Path(out).expanduser()
-    path = given if given.suffix == ".html" else given / FILE_NAME
+def _write(html: str, out: str) -> tuple[str, int]:
+    """Store the page, whole or not at all; its address and its bytes."""
+    url = normalize_url(out if out.endswith(".html") else f"{out}/{FILE_NAME}")
+    folder, _, name = url.rpartition("/")
     content = html.encode()
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_bytes(content)
-        staged.replace(path)
-    except OSError as error:
-        raise StoreError(f"cannot write the report to {path}: {error}") from error
-    finally:
-        staged.unlink(missing_ok=True)
-    return path.resolve(), len(content)
+    open_store(folder or "/").put(name, content)
+    return url, len(content)

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from unet_batch.errors import SpecError
+from unet_batch.planning.specs.train import TrainResourceSpec
+from unet_batch.training.run import cpus_per_worker
+
+
+def nodes(*cpus: int) -> list[dict[str, object]]:
+    return [{"Alive": True, "Resources": {"CPU": float(one)}} for one in cpus]
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "share"),
+    [(1, (2,), 2), (2, (4,), 2), (1, (4, 8), 8), (4, (8, 8), 4), (2, (3,), 1)],
+)
+def test_auto_shares_the_cpus_evenly(workers: int, cpus: tuple[int, ...], share: int) -> None:
+    assert cpus_per_worker(TrainResourceSpec(workers=workers), nodes(*cpus)) == share
+
+
+def test_dead_nodes_do_not_count() -> None:
+    dead = {"Alive": False, "Resources": {"CPU": 64.0}}
+    assert cpus_per_worker(TrainResourceSpec(), [*nodes(2), dead]) == 2
+
+
+@pytest.mark.parametrize(("workers", "wish"), [(3, 2), (1, 8), (5, "auto")])
+def test_workers_that_fit_nowhere_are_refused(workers: int, wish: object) -> None:
+    resources = TrainResourceSpec.model_validate({"workers": workers, "cpus_per_worker": wish})
+    with pytest.raises(SpecError, match="do not fit"):
+        cpus_per_worker(resources, nodes(4))

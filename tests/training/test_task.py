@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from unet_batch.errors import SpecError
+from unet_batch.formats.scan import Mask, Scan
+from unet_batch.planning.specs.train import TrainSpec
+from unet_batch.planning.volume_info import LabelClass
+from unet_batch.storage.archive import Archive
+from unet_batch.training.task import TrainTask, plan_training
+
+
+def plan(archive: Archive, **changes: object) -> TrainTask:
+    fields: dict[str, object] = {"archive": archive.url, "truth": "truth", "out": "unused"}
+    return plan_training(archive, TrainSpec.model_validate(fields | changes))
+
+
+def add(archive: Archive, name: str, *, channels: int = 1, label: str = "cube") -> None:
+    scan = Scan(name, np.zeros((channels, 8, 8, 8), np.int16), np.eye(4), ("a", "b")[:channels])
+    classes = (LabelClass(0, "background"), LabelClass(4, label))
+    mask = Mask(np.zeros((8, 8, 8), np.uint8), np.eye(4), classes)
+    archive.write_scan(scan, source={})
+    archive[name].write_labels("truth", mask, provenance={})
+
+
+def test_the_archive_decides_classes_channels_spacing_and_hashes(
+    cubes: Callable[..., Archive],
+) -> None:
+    archive = cubes(5, channels=2)
+    task = plan(archive)
+    assert [(one.value, one.name) for one in task.classes] == [(0, "background"), (4, "cube")]
+    assert task.channels == ("c0", "c1")
+    assert task.spacing_mm == (1, 1, 1)
+    assert task.data_hashes == {one: archive.info(one).content_hash for one in task.split.train}
+    assert len(task.split.held_back) == 1
+
+
+def test_volumes_without_the_truth_are_left_out(cubes: Callable[..., Archive]) -> None:
+    archive = cubes(2)
+    voxels = np.zeros((1, 8, 8, 8), np.int16)
+    archive.write_scan(Scan("bare", voxels, np.eye(4), ("c0",)), source={})
+    split = plan(archive).split
+    assert "bare" not in (*split.train, *split.held_back)
+
+
+def test_a_truth_that_nobody_has_is_refused(cubes: Callable[..., Archive]) -> None:
+    with pytest.raises(SpecError, match="none of the 2 Volumes"):
+        plan(cubes(2), truth="absent")
+
+
+def test_contradicting_channels_are_named(cubes: Callable[..., Archive]) -> None:
+    archive = cubes(1)
+    add(archive, "two_channels", channels=2)
+    with pytest.raises(SpecError, match="two_channels"):
+        plan(archive)
+
+
+def test_contradicting_class_names_are_named(cubes: Callable[..., Archive]) -> None:
+    archive = cubes(1)
+    add(archive, "other_name", label="sphere")
+    with pytest.raises(SpecError, match=r"'sphere'.*'cube'|'cube'.*'sphere'"):
+        plan(archive)
+
+
+def test_a_roi_that_the_network_cannot_halve_says_which_can(
+    cubes: Callable[..., Archive],
+) -> None:
+    with pytest.raises(SpecError, match=r"\[48, 48, 64\]"):
+        plan(cubes(1), roi=(40, 48, 50))

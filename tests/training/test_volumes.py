@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from unet_batch.errors import SpecError
+from unet_batch.planning.specs.intensity import IntensitySpec
+from unet_batch.planning.volume_info import LabelClass
+from unet_batch.storage.archive import Archive
+from unet_batch.tiling.box import Box
+from unet_batch.training.volumes import MemoryBudget, TrainingVolume, open_training_volumes
+
+CLASSES = (LabelClass(0, "background"), LabelClass(4, "cube"))
+REGION = Box((2, 3, 4), (10, 15, 12))
+
+
+def opened(
+    archive: Archive, max_bytes: int, classes: tuple[LabelClass, ...] = CLASSES
+) -> list[TrainingVolume]:
+    return open_training_volumes(
+        archive,
+        list(archive),
+        truth="truth",
+        classes=classes,
+        intensity=IntensitySpec(),
+        budget=MemoryBudget(max_bytes),
+    )
+
+
+def test_memory_and_zarr_give_the_same_region(cubes: Callable[..., Archive]) -> None:
+    archive = cubes(1)
+    (kept,), (streamed,) = opened(archive, 2**20), opened(archive, 0)
+    for ours, theirs in zip(kept.read(REGION), streamed.read(REGION), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_region_is_normalised_and_its_truth_holds_class_indices(
+    cubes: Callable[..., Archive],
+) -> None:
+    archive = cubes(1)
+    (volume,) = opened(archive, 2**20)
+    image, truth = volume.read(Box.from_shape(volume.shape_zyx))
+    assert abs(float(image.mean())) < 1e-3
+    stored = archive["cube_0"].labels["truth"].array.compute()
+    assert np.array_equal(truth.numpy(), stored // 4)
+
+
+def test_foreground_is_drawn_from_labelled_voxels(cubes: Callable[..., Archive]) -> None:
+    archive = cubes(1)
+    stored = archive["cube_0"].labels["truth"].array.compute()
+    rng = np.random.default_rng(0)
+    for max_bytes in (0, 2**20):
+        (volume,) = opened(archive, max_bytes)
+        drawn = [volume.draw_foreground(rng) for _ in range(50)]
+        assert all(stored[tuple(one)] == 4 for one in drawn if one is not None)
+        assert len({tuple(one) for one in drawn if one is not None}) > 10
+
+
+def test_volumes_share_the_budget(cubes: Callable[..., Archive]) -> None:
+    archive = cubes(3)
+    volumes = opened(archive, 2 * 12 * 20 * 16 * 3)
+    kept = [isinstance(volume._open()[0], np.ndarray) for volume in volumes]
+    assert kept == [True, True, False]
+
+
+def test_a_value_that_is_no_class_is_named(cubes: Callable[..., Archive]) -> None:
+    other = (LabelClass(0, "background"), LabelClass(1, "cube"))
+    (volume,) = opened(cubes(1), 2**20, other)
+    with pytest.raises(SpecError, match=r"cube_0.*\[4\]"):
+        volume.read(Box.from_shape(volume.shape_zyx))
+
+
+def test_a_volume_without_foreground_has_none_to_draw(cubes: Callable[..., Archive]) -> None:
+    archive = cubes(1)
+    only_background = (LabelClass(0, "background"), LabelClass(7, "absent"))
+    (volume,) = opened(archive, 2**20, only_background)
+    assert volume.draw_foreground(np.random.default_rng(0)) is None

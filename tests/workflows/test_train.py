@@ -1,0 +1,108 @@
+"""Training on a real Ray: two workers, one of them killed on the way, end in a good Bundle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from unet_batch.errors import SpecError
+from unet_batch.formats.scan import Mask, Scan
+from unet_batch.models.bundle import load_bundle
+from unet_batch.monitoring.events import Event, JobFinished, JobStarted, TrainStep, Validated
+from unet_batch.planning.specs.train import TrainSpec
+from unet_batch.planning.volume_info import LabelClass
+from unet_batch.storage.archive import Archive, open_archive
+from unet_batch.workflows.train import train
+
+CLASSES = (LabelClass(0, "background"), LabelClass(4, "cube"))
+
+
+def make_archive(folder: Path, num: int = 5) -> Archive:
+    """Noisy scans with a bright cube of value 4."""
+    archive = open_archive(folder, create=True)
+    for number in range(num):
+        random = np.random.default_rng(number)
+        mask = np.zeros((16, 20, 16), np.uint8)
+        mask[tuple(slice(a, a + 8) for a in random.integers(0, 9, 3))] = 4
+        voxels = (100 + 200 * (mask > 0) + random.normal(0, 20, (1, *mask.shape))).astype(np.int16)
+        scan = Scan(f"cube_{number}", voxels, np.eye(4), ("MR",))
+        archive.write_scan(scan, source={})
+        archive[scan.name].write_labels("truth", Mask(mask, np.eye(4), CLASSES), provenance={})
+    return archive
+
+
+def make_spec(archive: Archive, out: Path, **training: object) -> TrainSpec:
+    return TrainSpec.model_validate(
+        {
+            "archive": archive.url,
+            "truth": "truth",
+            "out": str(out),
+            "roi": (16, 16, 16),
+            "network": {"arguments": {"channels": [8, 16], "num_res_units": 1}},
+            "training": {"steps": 60, "batch_size": 2, "learning_rate": 0.01, "log_every": 1}
+            | training,
+            "resources": {"workers": 2, "cpus_per_worker": 1},
+        }
+    )
+
+
+def kill_a_train_worker() -> None:
+    """Kill one worker process of the Ray that this test process started."""
+    children = psutil.Process().children(recursive=True)
+    workers = [one for one in children if "RayTrainWorker" in " ".join(one.cmdline())]
+    workers[0].kill()
+
+
+# Ray Train asks Ray Data for its settings, which warns about one of its own fields.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_two_workers_lose_one_and_end_with_a_good_bundle(tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "archive")
+    spec = make_spec(archive, tmp_path / "models" / "cube", checkpoint_every=20)
+    events: list[Event] = []
+    killed: list[int] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, TrainStep) and event.step >= 30 and not killed:
+            kill_a_train_worker()
+            killed.append(event.step)
+        events.append(event)
+
+    summary = train(spec, listen=listen)
+
+    steps = [one.step for one in events if isinstance(one, TrainStep)]
+    restart = next(k for k in range(1, len(steps)) if steps[k] <= steps[k - 1])
+    assert steps[restart] in {21, 41}, "the lost worker's steps since the checkpoint, no more"
+    assert steps[-1] == summary.num_steps == 60
+    assert [step for step, _ in summary.losses] == list(range(1, 61))
+    assert isinstance(events[0], JobStarted)
+    assert isinstance(events[-1], JobFinished)
+    assert any(isinstance(one, Validated) and one.step == 60 for one in events)
+    json.dumps(asdict(summary))
+    check_bundle(archive, spec, summary.scores)
+    assert not (tmp_path / "models" / ".cube.training").exists()
+
+
+def check_bundle(archive: Archive, spec: TrainSpec, scores: dict[str, float]) -> None:
+    """The Bundle says what it was made of, and found the cube in the scan held back from it."""
+    bundle = load_bundle(spec.out)
+    assert bundle.scores == scores
+    assert scores["mean_dice"] == scores["dice.cube"] > 0.8
+    assert bundle.classes == CLASSES
+    assert TrainSpec.model_validate(bundle.train_spec) == spec
+    assert len(bundle.data_hashes) == 4
+    assert set(bundle.data_hashes) < set(archive)
+
+
+def test_a_spec_that_does_not_fit_is_refused_before_any_work(tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "archive", num=1)
+    spec = make_spec(archive, tmp_path / "out").model_copy(update={"roi": (15, 16, 16)})
+    with pytest.raises(SpecError, match="multiples of"):
+        train(spec)
+    assert not (tmp_path / "out").exists()
