@@ -321,7 +321,8 @@ class Driver:
 
     def _was_written(self, regions: tuple[Region, ...], ref: Ref) -> Iterable[Event]:
         done = self._result(ref, [region.volume_id for region in regions])
-        self._listen(events.StageTimed("write", done.seconds, done.num_bytes))
+        voxels = sum(region.box.num_voxels for region in regions)
+        self._listen(events.StageTimed("write", done.seconds, done.num_bytes, num_voxels=voxels))
         for region in regions:
             for box in region.cells:
                 self._drop_use((region.volume_id, box))

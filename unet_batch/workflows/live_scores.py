@@ -2,57 +2,62 @@
 
 from __future__ import annotations
 
+from math import nan
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from unet_batch.errors import NotFoundError
-from unet_batch.monitoring.events import Listener, Scored
+from unet_batch.errors import UnetBatchError
+from unet_batch.evaluation.scores import Score
+from unet_batch.monitoring.events import Event, Listener, Scored, VolumeFinished
 from unet_batch.storage.archive import Archive
-from unet_batch.workflows.scoring import Score, pair_of, score_here
+from unet_batch.workflows.scoring import pair_of, score_pair
 
 
 class LiveScores:
-    """Scores Volumes in the background on Ray, and says what came out.
+    """A Listener that scores Volumes on Ray when they are done, and says what came out.
 
     A Volume without the truth has no score; one whose scoring fails loses only that.
     """
 
-    def __init__(self, archive: Archive, *, labels: str, truth: str | None, listen: Listener):
+    def __init__(self, archive: Archive, *, labels: str, truth: str, listen: Listener) -> None:
         self._archive, self._labels, self._truth = archive, labels, truth
         self._listen = listen
+        self._score = ray.remote(num_cpus=0)(score_pair)
         self._pending: list[Any] = []
 
-    def add(self, volume_id: str) -> None:
-        """Score a published Volume; says meanwhile what earlier ones reached."""
-        if self._truth is None:
-            return
-        try:
-            pair = pair_of(self._archive[volume_id], self._labels, self._truth)
-        except NotFoundError:
-            return
-        self._pending.append(ray.remote(score_here).options(num_cpus=0).remote(pair))
-        self._collect(timeout_s=0)
+    def __call__(self, event: Event) -> None:
+        """Begin to score a Volume that is done; say what earlier ones reached."""
+        if isinstance(event, VolumeFinished) and event.outcome == "done":
+            self._begin(event.volume_id)
+            self._collect(timeout_s=0)
 
     def finish(self) -> None:
         """Wait for the Volumes that are still being scored."""
         self._collect(timeout_s=None)
 
+    def _begin(self, volume_id: str) -> None:
+        volume = self._archive[volume_id]
+        try:
+            pair = pair_of(volume.info, volume.labels, self._labels, self._truth)
+        except UnetBatchError:
+            return  # no truth, or none that fits: `evaluate` names it, the Job goes on
+        self._pending.append(self._score.remote(pair))
+
     def _collect(self, timeout_s: float | None) -> None:
         if not self._pending:
             return
-        done, self._pending = ray.wait(
-            self._pending, num_returns=len(self._pending), timeout=timeout_s
-        )
-        for ref in done:
-            for score in _scores(ref):
-                self._listen(Scored(score.volume_id, score.class_name, score.dice))
+        number = len(self._pending)
+        done, self._pending = ray.wait(self._pending, num_returns=number, timeout=timeout_s)
+        for score in (score for ref in done for score in _scores(ref)):
+            dice = nan if score.dice is None else score.dice
+            self._listen(Scored(score.volume_id, score.class_name, dice))
 
 
 def _scores(ref: Any) -> tuple[Score, ...]:
     try:
         scores: tuple[Score, ...] = ray.get(ref)
     except RayError:
-        return ()  # `evaluate` names the reason; here it would only disturb the Job
+        return ()
     return scores

@@ -75,7 +75,7 @@ def select_pairs(
     for info in archive.select(patterns):
         by_name = Volume(archive.url, info).labels
         try:
-            pairs.append(_pair(info, by_name, labels, truth))
+            pairs.append(pair_of(info, by_name, labels, truth))
         except NotFoundError:
             missing = labels if labels not in by_name else truth or ""
             without[missing].append(info.id)
@@ -98,6 +98,14 @@ def score_pairs(pairs: Iterable[LabelsPair], *, window: int) -> Iterator[ScoredV
         total.add(finished)
         if total.num_left == 0:
             yield _scored(pair, sums.pop(pair.info.id))
+
+
+def score_pair(pair: LabelsPair) -> tuple[Score, ...]:
+    """The scores of one Volume, counted here and now, Shard by Shard."""
+    total = Overlap.nothing(len(pair.classes))
+    for region in pair.regions:
+        total += _count(pair.labels, pair.truth or pair.labels, pair.classes, region)
+    return scores_of(pair.info.id, pair.classes, total, pair.info.spacing_mm)
 
 
 @dataclass(slots=True)
@@ -125,9 +133,14 @@ def reason_of(error: Exception | None) -> str:
     return f"{type(cause).__name__}: {cause}"
 
 
-def _pair(
+def pair_of(
     info: VolumeInfo, by_name: Mapping[str, Labels], labels: str, truth: str | None
 ) -> LabelsPair:
+    """The Labels of one Volume and their truth.
+
+    Raises NotFoundError where one is missing, GeometryError or SpecError where they cannot
+    be compared.
+    """
     mask = by_name[labels]
     if truth is None:
         return LabelsPair(info, mask, None, foreground_classes(mask.classes, ()))

@@ -23,6 +23,7 @@ from unet_batch.planning.plan import Plan
 from unet_batch.planning.schedule import Schedule
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.storage.ledger import Ledger, LedgerEntry
+from unet_batch.workflows.live_scores import LiveScores
 from unet_batch.workflows.segment_job import SegmentJob
 
 
@@ -61,14 +62,25 @@ def segment(spec: SegmentSpec, *, listen: Listener = ignore) -> SegmentSummary:
     todo = [info for info in job.infos if info.id not in published]
     plan = job.plan(todo, num_replicas=size.count)
     with job.archive.ledger(job.id) as ledger:
-        tally = _Tally()
-        accounts = _Accounts(job, plan, ledger, fan_out(tally, listen))
+        tally, scores = _Tally(), _live_scores(job, listen)
+        tell = fan_out(tally, listen, *scores)
+        accounts = _Accounts(job, plan, ledger, tell)
         accounts.begin(published)
         if plan.volumes:
-            _drive(job, plan, size, accounts, fan_out(tally, listen))
+            _drive(job, plan, size, accounts, tell)
+        for one in scores:
+            one.finish()
         seconds = perf_counter() - started
         listen(JobFinished(job.id, seconds))
     return tally.summary(job, plan, seconds)
+
+
+def _live_scores(job: SegmentJob, listen: Listener) -> list[LiveScores]:
+    """What scores Volumes while the Job runs; nothing where the Spec names no truth."""
+    truth = job.spec.truth
+    if truth is None:
+        return []
+    return [LiveScores(job.archive, labels=job.spec.labels, truth=truth, listen=listen)]
 
 
 def _drive(

@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+
 from unet_batch.errors import BundleError
 from unet_batch.inference.driver import Target
 from unet_batch.inference.predictor import label_dtype
 from unet_batch.models.bundle import WEIGHTS, Bundle, load_bundle
+from unet_batch.models.footprint import activation_bytes
+from unet_batch.models.precision import resolve_precision
 from unet_batch.planning.cost import ModelCost
 from unet_batch.planning.plan import Plan, Planner, Shape3
 from unet_batch.planning.specs.segment import SegmentSpec
@@ -73,7 +77,7 @@ class SegmentJob:
         return Target(
             writer,
             {
-                "bundle": self.bundle.name,
+                "model": self.bundle.name,
                 "bundle_hash": self.bundle.content_hash,
                 "input_hash": info.content_hash,
                 "inference": self.spec.inference.model_dump(mode="json"),
@@ -94,11 +98,19 @@ class SegmentJob:
         return Plan(planner, infos)
 
     def model_cost(self) -> ModelCost:
-        """What the Bundle's network weighs in memory."""
+        """What the Bundle's network weighs in memory, per batch of tiles."""
+        inference, roi = self.spec.inference, self.roi_zyx[3 - self.bundle.spatial_dims :]
+        precision = resolve_precision(inference.precision, torch.device("cpu"))
+        batch = (inference.batch_size, self.bundle.in_channels, *roi)
         return ModelCost(
             num_channels=self.bundle.in_channels,
             num_classes=len(self.bundle.classes),
             weight_bytes=(self.bundle.path / WEIGHTS).stat().st_size,
+            forward_bytes=activation_bytes(
+                self.bundle.network(),
+                batch,
+                dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+            ),
         )
 
     def is_published(self, info: VolumeInfo) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -21,12 +22,11 @@ def parse_bytes(value: object) -> object:
     """Bytes of `4GiB`, `500 MB` or a plain number; anything else is left to pydantic."""
     if not isinstance(value, str):
         return value
-    text = value.strip()
-    digits = text.rstrip("BbIiKkMmGgTt ")
-    unit = text[len(digits) :].strip().upper()
-    if unit not in _UNITS:
-        raise ValueError(f"unknown unit {unit!r}; use one of {', '.join(filter(None, _UNITS))}")
-    return int(float(digits) * _UNITS[unit])
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", value)
+    if not found or found[2].upper() not in _UNITS:
+        units = ", ".join(filter(None, _UNITS))
+        raise ValueError(f"expected a number with a unit ({units}), such as 4GiB")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]

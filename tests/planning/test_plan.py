@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from unet_batch.errors import BundleError, VoxelError
+from unet_batch.planning.cost import ModelCost
+from unet_batch.planning.plan import BlockKey, Plan, Planner
+from unet_batch.planning.specs.segment import InferenceSpec
+from unet_batch.planning.volume_info import ChannelStatistics, VolumeInfo
+
+STATISTICS = ChannelStatistics(0, 1, 0, 1, {}, 1, 0, 1, 0)
+
+
+def info(name: str, *shape: int) -> VolumeInfo:
+    z, y, x = shape
+    return VolumeInfo(
+        id=name,
+        shape_czyx=(1, z, y, x),
+        dtype="int16",
+        spacing_mm=(1, 1, 1),
+        affine=(0.0,) * 16,
+        chunk_zyx=(z, y, x),
+        shard_zyx=(z, y, x),
+        content_hash=name,
+        channels=("CT",),
+        statistics=(STATISTICS,),
+    )
+
+
+def planner(memory_budget: int = 2**30) -> Planner:
+    return Planner(
+        InferenceSpec(batch_size=2), (32, 32, 32), ModelCost(1, 2), ("CT",), memory_budget
+    )
+
+
+def test_small_volumes_are_packed_and_large_ones_stay_alone() -> None:
+    infos = [
+        info("a", 30, 30, 30),
+        info("big", 96, 96, 96),
+        *(info(f"s{k}", 30, 30, 30) for k in range(20)),
+    ]
+    chains = list(Plan(planner(), infos).chains())
+    assert chains[0] == ((BlockKey("big", 0, 0),),)
+    assert [len(chain[0]) for chain in chains[1:]] == [16, 5]
+    assert all(len(chain) == 1 for chain in chains)
+
+
+def test_a_large_volume_is_a_chain_of_blocks() -> None:
+    (chain,) = Plan(planner(memory_budget=2 * 2**20), [info("v", 400, 48, 48)]).chains()
+    assert len(chain) > 2
+    assert [step[0].number for step in chain] == list(range(len(chain)))
+
+
+def test_every_tile_is_planned_once() -> None:
+    plan = Plan(planner(memory_budget=2 * 2**20), [info("v", 200, 100, 100)])
+    volume = plan.volumes["v"]
+    keys = [key for chain in plan.chains() for step in chain for key in step]
+    assert len(set(keys)) == len(keys) == volume.layout.num_blocks
+    assert plan.num_tiles == volume.layout.grid.num_tiles
+    assert plan.num_voxels == 200 * 100 * 100
+
+
+def test_equal_shapes_share_one_layout() -> None:
+    plan = Plan(planner(), [info(str(k), 40, 40, 40) for k in range(3)])
+    assert len({id(volume.layout) for volume in plan.volumes.values()}) == 1
+
+
+def test_volumes_that_do_not_fit_the_model_are_refused_by_name() -> None:
+    two = replace(info("two", 8, 8, 8), channels=("a", "b"), shape_czyx=(2, 8, 8, 8))
+    broken = replace(STATISTICS, num_nonfinite=100)
+    nan = replace(info("nan", 8, 8, 8), statistics=(broken,))
+    plan = Plan(planner(), [two, nan, info("fine", 8, 8, 8)])
+    assert set(plan.volumes) == {"fine"}
+    assert "2 channels" in plan.refused["two"]
+    assert "100 voxels are NaN or infinite (19.53%)" in plan.refused["nan"]
+    with pytest.raises(BundleError):
+        planner().plan(two)
+    with pytest.raises(VoxelError):
+        planner().plan(nan)
+
+
+def test_the_largest_footprint_is_that_of_the_heaviest_volume() -> None:
+    plan = Plan(planner(), [info("a", 40, 40, 40), info("b", 90, 90, 90)])
+    assert plan.largest_footprint == plan.planner.footprint(plan.volumes["b"])
+    assert Plan(planner(), []).largest_footprint is None

@@ -1,0 +1,51 @@
+"""Every ready Spec in jobs/ is valid, and says every field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from unet_batch.planning.specs.base import SpecModel
+from unet_batch.planning.specs.demo import DemoSpec
+from unet_batch.planning.specs.evaluate import EvaluateSpec
+from unet_batch.planning.specs.export import ExportSpec
+from unet_batch.planning.specs.ingest import IngestSpec
+from unet_batch.planning.specs.report import ReportSpec
+from unet_batch.planning.specs.segment import SegmentSpec
+from unet_batch.planning.specs.train import TrainSpec
+
+JOBS = Path(__file__).parents[1] / "jobs"
+SPECS: dict[str, type[SpecModel]] = {
+    "demo": DemoSpec,
+    "evaluate": EvaluateSpec,
+    "export": ExportSpec,
+    "ingest": IngestSpec,
+    "report": ReportSpec,
+    "segment": SegmentSpec,
+    "train": TrainSpec,
+}
+
+
+def test_every_file_in_jobs_is_known_here() -> None:
+    assert {path.stem for path in JOBS.glob("*.yaml")} == set(SPECS)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_ready_spec_is_valid_and_shows_every_field(name: str) -> None:
+    spec = SPECS[name].load(JOBS / f"{name}.yaml")
+    written = yaml.safe_load((JOBS / f"{name}.yaml").read_text())
+    assert missing_fields(spec, written) == []
+
+
+def missing_fields(model: BaseModel, written: dict[str, object]) -> list[str]:
+    missing = []
+    for field in type(model).model_fields:
+        value = getattr(model, field)
+        if field not in written:
+            missing.append(field)
+        elif isinstance(value, BaseModel):
+            missing += [f"{field}.{name}" for name in missing_fields(value, written[field])]  # type: ignore[arg-type]
+    return missing
