@@ -16,9 +16,7 @@ def has_native_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001 (no public question exists)
 
 
-def resolve_precision(
-    precision: Precision, device: torch.device
-) -> Literal["fp32", "bf16"]:
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
     """`auto` becomes bf16 where the device computes it natively, else fp32."""
     if precision != "auto":
         return precision
