@@ -87,7 +87,7 @@ def _common_channels(infos: Sequence[VolumeInfo]) -> tuple[str, ...]:
 
 def _common_classes(archive: Archive, ids: Sequence[str], truth: str) -> tuple[LabelClass, ...]:
     """All classes that occur, by value; the background is added where no truth names it."""
-    classes = {0: LabelClass(0, "background", (0, 0, 0))}
+    classes: dict[int, LabelClass] = {}
     for one in ids:
         for label in archive[one].labels[truth].classes:
             known = classes.setdefault(label.value, label)
@@ -96,6 +96,7 @@ def _common_classes(archive: Archive, ids: Sequence[str], truth: str) -> tuple[L
                     f"Volume {one!r} calls the value {label.value} of Labels {truth!r}"
                     f" {label.name!r}, others call it {known.name!r}"
                 )
+    classes.setdefault(0, LabelClass(0, "background", (0, 0, 0)))
     if len(classes) < 2:
         raise SpecError(f"Labels {truth!r} have no class but the background; nothing to learn")
     return tuple(classes[value] for value in sorted(classes))
