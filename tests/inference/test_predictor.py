@@ -12,7 +12,7 @@ from monai.inferers import SlidingWindowInferer
 from unet_batch.errors import BundleError
 from unet_batch.inference.engine import TorchEngine
 from unet_batch.inference.predictor import BlockOrder, BlockResult, Predictor
-from unet_batch.inference.slab import class_indices
+from unet_batch.inference.sums import class_indices
 from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.planning.volume_info import ChannelStatistics
 from unet_batch.tiling.blocks import Block, BlockLayout

@@ -1,17 +1,13 @@
-"""Classic (one frame a file) DICOM series to Scans, and Scans to DICOM series, through pydicom.
+"""DICOM series (a file a slice, or enhanced) to Scans, and Scans to series, through pydicom.
 
-`slices` holds the geometry; this module reads and writes the files. Only technical
-attributes reach a Scan's metadata, and of those only numbers and code strings, which cannot
-hold a name.
+`slices` holds the geometry, `dicom_file` and `dicom_frames` read one file; this module sorts
+files into series and stacks their slices.
 """
 
 from __future__ import annotations
 
-import re
-import struct
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,58 +18,38 @@ from numpy.typing import NDArray
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from unet_batch.errors import GeometryError, UnreadableScanError, VoxelError
+from unet_batch.formats.dicom_file import Place, load, translated
+from unet_batch.formats.dicom_frames import Slice, read_slices
 from unet_batch.formats.geometry import check_affine, reverse_index_order, swap_ras_lps
 from unet_batch.formats.scan import Scan
-from unet_batch.formats.slices import SlicePlane, stack_affine
-from unet_batch.planning.volume_info import Json
+from unet_batch.formats.slices import stack_affine, tilt_degrees
+from unet_batch.formats.tilt import straighten
 
-_MAGIC_OFFSET, _MAGIC = 128, b"DICM"
-_NUMBERS = (
-    "SliceThickness", "SpacingBetweenSlices", "KVP", "MagneticFieldStrength", "RepetitionTime",
-    "EchoTime", "InversionTime", "FlipAngle", "EchoTrainLength",
-)  # fmt: skip
-_CODES = ("PatientPosition", "BodyPartExamined", "Units", "ScanningSequence", "MRAcquisitionType")
-_CODE_STRING = re.compile(r"[A-Z0-9 _]{1,16}")  # PS3.5, 6.2: value representation CS
 _SORTING_TAGS = [
     "SeriesInstanceUID", "SeriesNumber", "SOPClassUID", "Rows", "Columns",
     "ImageOrientationPatient",
 ]  # fmt: skip
-_UNREADABLE = (
-    OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError,
-    NotImplementedError, RuntimeError, MemoryError, OverflowError, struct.error,
-    pydicom.errors.BytesLengthException, pydicom.errors.InvalidDicomError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class SortedFiles:
     """What one folder's DICOM files are: image series, and notes on what was left out."""
 
-    series: tuple[tuple[Path, ...], ...]
+    series: tuple[tuple[Place, ...], ...]
     notes: tuple[str, ...]
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether `path` holds DICOM's magic `DICM` behind its preamble; names prove nothing."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(_MAGIC_OFFSET)
-            return stream.read(len(_MAGIC)) == _MAGIC
-    except OSError:
-        return False
-
-
-def sort_into_series(files: Sequence[Path]) -> SortedFiles:
+def sort_into_series(files: Sequence[Place]) -> SortedFiles:
     """`files` of one folder as series, by SeriesNumber; objects that are no images are noted.
 
     One SeriesInstanceUID comes apart where orientation or size differ (a localiser, say). A
     file that cannot be read is added to every series, so that reading them names it: which
     series it belonged to nobody knows, and one that may lack a slice is not to be trusted.
     """
-    groups: dict[_Header, list[Path]] = {}
+    groups: dict[_Header, list[Place]] = {}
     notes: list[str] = []
-    unreadable: list[Path] = []
-    for path in sorted(files):
+    unreadable: list[Place] = []
+    for path in sorted(files, key=str):
         try:
             header = _read_header(path)
         except UnreadableScanError:
@@ -87,35 +63,49 @@ def sort_into_series(files: Sequence[Path]) -> SortedFiles:
     return SortedFiles(tuple((*found, *unreadable) for found in ordered), tuple(notes))
 
 
-def read_dicom_series(files: Sequence[Path], *, name: str | None = None) -> Scan:
-    """The Scan whose slices are `files`, in any order: z along the slice normal.
+def read_dicom_series(
+    files: Sequence[Place], *, name: str | None = None, resample_tilt: bool = False
+) -> Scan:
+    """The Scan whose slices are in `files`, in any order: z along the slice normal.
 
     Voxels are int16 (else uint16, else int32) where every slice has slope 1 and a whole
-    intercept, else float32; the channel is named after the modality.
+    intercept, else float32; the channel is named after the modality. An enhanced file with as
+    many frames at every place (echoes, phases) gives as many channels. `resample_tilt` makes
+    a leaning stack straight, with a warning.
 
     Raises
     ------
     UnreadableScanError: a file that is truncated, corrupt, or in a syntax that no decoder knows.
     GeometryError: no position, or slices that make no uniform, straight stack (see `slices`).
-    VoxelError: colour, inverted (MONOCHROME1), multi-frame, or a lookup table.
+    VoxelError: colour, inverted (MONOCHROME1), a film, or a lookup table.
     """
     if not files:
         raise UnreadableScanError("a DICOM series needs one file at least, got none")
-    slices = sorted((_read_slice(Path(path)) for path in files), key=lambda s: s.plane.place_mm)
-    first = slices[0]
-    folder = Path(files[0]).parent
-    where = f"{folder} ({first.modality or 'DICOM'}, {len(slices)} slices)"
-    affine_lps_xyz = stack_affine([one.plane for one in slices], where=where)
+    slices = [one for place in files for one in read_slices(place)]
+    folder = files[0].parent
+    modality = slices[0].modality
+    where = f"{folder} ({modality or 'DICOM'}, {len(slices)} slices)"
+    stacks = _stacks(slices, is_enhanced=len(slices) > len(files))
+    for stack in stacks:
+        planes = [one.plane for one in stack]
+        affine_lps_xyz = stack_affine(planes, where=where, allow_tilt=resample_tilt)
+    voxels_czyx = _narrowest([[one.pixels_yx for one in stack] for stack in stacks])
+    odd = _lone_slice_warning(stacks[0])
+    if tilt := tilt_degrees(planes):
+        odd = (*odd, f"resampled: the gantry was tilted by {tilt:.3g} degrees")
+        voxels_czyx, affine_lps_xyz = straighten(voxels_czyx, affine_lps_xyz)
+    if len(stacks) > 1:
+        odd = (*odd, f"{len(stacks)} frames at every place became channels, in the file's order")
     affine = reverse_index_order(swap_ras_lps(affine_lps_xyz))
     check_affine(affine, where=where)
     return Scan(
         name=name or folder.name,
-        voxels_czyx=_narrowest([one.pixels_yx for one in slices])[None],
+        voxels_czyx=voxels_czyx,
         affine=affine,
-        channels=(first.modality or "0",),
-        modality=first.modality,
-        metadata=first.metadata,
-        warnings=_lone_slice_warning(slices),
+        channels=_channel_names(modality, len(stacks)),
+        modality=modality,
+        metadata=dict(slices[0].metadata),
+        warnings=odd,
     )
 
 
@@ -165,37 +155,9 @@ class _Header:
     is_image: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Slice:
-    """What one file holds: rescaled pixels, and where they lie."""
-
-    plane: SlicePlane
-    pixels_yx: NDArray[np.generic]
-    modality: str
-    metadata: dict[str, Json]
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """Turn what pydicom raises for a broken file into UnreadableScanError; hush its warnings.
-
-    pydicom warns of values that break the standard's letter (a UID too long); what matters of
-    them is checked here, and a Job over thousands of files must not print each.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except _UNREADABLE as error:
-        raise UnreadableScanError(
-            f"{path}: not a readable DICOM image ({type(error).__name__}: {str(error)[:200]}); "
-            "copy it again from its source"
-        ) from error
-
-
-def _read_header(path: Path) -> _Header:
-    with _translated(path):
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_SORTING_TAGS)
+def _read_header(path: Place) -> _Header:
+    with translated(path):
+        dataset = load(path, stop_before_pixels=True, specific_tags=_SORTING_TAGS)
         class_uid = dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID")
         cosines = dataset.get("ImageOrientationPatient") or ()
         rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
@@ -214,91 +176,42 @@ def _read_header(path: Path) -> _Header:
     return header
 
 
-def _read_slice(path: Path) -> _Slice:
-    with _translated(path):
-        dataset = pydicom.dcmread(path)
-        _refuse_unsupported(dataset, path)
-        pixels = _rescale(dataset.pixel_array, dataset)
-        return _Slice(
-            _plane_of(dataset, pixels, path),
-            pixels,
-            _code(dataset.get("Modality")),
-            _technical(dataset),
-        )
+def _stacks(slices: Sequence[Slice], *, is_enhanced: bool) -> list[list[Slice]]:
+    """`slices` by place along the normal; of an enhanced file, one stack for each repetition."""
+    ordered = sorted(slices, key=lambda one: round(one.plane.place_mm, 3))
+    at_place = Counter(round(one.plane.place_mm, 3) for one in ordered)
+    repeats = set(at_place.values())
+    if not is_enhanced or len(repeats) > 1:
+        return [ordered]
+    (count,) = repeats
+    return [ordered[k::count] for k in range(count)]  # sorting kept the file's order at a place
 
 
-def _refuse_unsupported(dataset: Any, path: Path) -> None:
-    if "PixelData" not in dataset or "PhotometricInterpretation" not in dataset:
-        raise UnreadableScanError(f"{path}: ends before its pixels; copy it again from its source")
-    photometric = dataset.PhotometricInterpretation
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames > 1:
-        raise VoxelError(f"{path}: {frames} frames in one file; only one frame a file is read yet")
-    if photometric != "MONOCHROME2" or dataset.get("SamplesPerPixel", 1) != 1:
-        raise VoxelError(f"{path}: {photometric} pixels; expected grey values (MONOCHROME2)")
-    if "ModalityLUTSequence" in dataset:
-        raise VoxelError(f"{path}: a modality lookup table; expected RescaleSlope and Intercept")
-
-
-def _plane_of(dataset: Any, pixels: NDArray[np.generic], path: Path) -> SlicePlane:
-    orientation = _numbers(dataset, "ImageOrientationPatient", 6, path)
-    spacing = _numbers(dataset, "PixelSpacing", 2, path)
-    if spacing.min() <= 0:
-        raise GeometryError(f"{path}: PixelSpacing {spacing.tolist()} mm; expected more than 0")
-    pitch = dataset.get("SpacingBetweenSlices") or dataset.get("SliceThickness") or 0.0
-    return SlicePlane(
-        label=path.name,
-        position=_numbers(dataset, "ImagePositionPatient", 3, path),
-        row=orientation[:3],
-        column=orientation[3:],
-        spacing_yx_mm=(float(spacing[0]), float(spacing[1])),
-        shape_yx=(pixels.shape[0], pixels.shape[1]),
-        nominal_pitch_mm=abs(float(pitch)),
-    )
-
-
-def _numbers(dataset: Any, keyword: str, count: int, path: Path) -> NDArray[np.float64]:
-    values = np.array([float(v) for v in dataset.get(keyword) or ()])
-    if values.size != count or not np.isfinite(values).all():
-        raise GeometryError(f"{path}: {keyword} is {values.tolist()}; expected {count} numbers")
-    return values
-
-
-def _rescale(pixels: NDArray[np.generic], dataset: Any) -> NDArray[np.generic]:
-    """Stored pixels to units (HU, SUV): int32 where exact, else float32; PS3.3, C.11.1."""
-    slope = dataset.get("RescaleSlope")
-    slope, intercept = 1.0 if slope is None else float(slope), dataset.get("RescaleIntercept")
-    intercept = float(intercept or 0)
-    if slope == 1 and intercept.is_integer() and pixels.dtype.kind in "iu":
-        return pixels if intercept == 0 else pixels.astype(np.int32) + np.int32(intercept)
-    return (pixels.astype(np.float64) * slope + intercept).astype(np.float32)
-
-
-def _narrowest(slices: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
-    """The stack (z, y, x): float32, or the first of int16, uint16, int32 that holds all of it."""
+def _narrowest(stacks: Sequence[Sequence[NDArray[np.generic]]]) -> NDArray[np.generic]:
+    """The stacks (c, z, y, x): float32, or the first integer type that holds all of them."""
+    slices = [one for stack in stacks for one in stack]
     if any(one.dtype.kind == "f" for one in slices):
-        return np.stack(slices).astype(np.float32)
+        return np.array([np.stack(stack).astype(np.float32) for stack in stacks])
     low, high = min(int(one.min()) for one in slices), max(int(one.max()) for one in slices)
-    fitting = [
+    dtype = next(
         dtype
         for dtype in (np.int16, np.uint16, np.int32, np.int64)
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max
-    ]
-    return np.stack([one.astype(fitting[0], copy=False) for one in slices])
+    )
+    shape = (len(stacks), len(stacks[0]), *slices[0].shape)
+    voxels: NDArray[np.generic] = np.empty(shape, dtype)
+    for one, target in zip(slices, voxels.reshape(-1, *shape[2:]), strict=True):
+        target[...] = one
+    return voxels
 
 
-def _code(value: object) -> str:
-    text = value if isinstance(value, str) else ""
-    return text if _CODE_STRING.fullmatch(text) else ""
+def _channel_names(modality: str, count: int) -> tuple[str, ...]:
+    if count == 1:
+        return (modality or "0",)
+    return tuple(f"{modality or 'frame'}_{number}" for number in range(1, count + 1))
 
 
-def _technical(dataset: Any) -> dict[str, Json]:
-    metadata: dict[str, Json] = {"format": "dicom"}
-    metadata |= {key: float(v) for key in _NUMBERS if (v := dataset.get(key)) not in (None, "")}
-    return metadata | {key: code for key in _CODES if (code := _code(dataset.get(key)))}
-
-
-def _lone_slice_warning(slices: Sequence[_Slice]) -> tuple[str, ...]:
+def _lone_slice_warning(slices: Sequence[Slice]) -> tuple[str, ...]:
     if len(slices) > 1:
         return ()
     pitch = slices[0].plane.nominal_pitch_mm or 1.0

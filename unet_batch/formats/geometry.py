@@ -11,6 +11,7 @@ first two rows. Voxels are only ever transposed, so nothing is flipped or resamp
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -65,26 +66,46 @@ def check_affine(affine: Affine, *, where: str) -> None:
 def onto_grid(mask: Mask, affine: Affine, shape_zyx: tuple[int, int, int]) -> Mask:
     """`mask` on the grid of `affine` and `shape_zyx`, by axis permutation and flips alone.
 
+    A mask of a part of that grid is placed in it, background around it, with a warning.
+
     Raises
     ------
     GeometryError: the grids differ by more than GRID_TOLERANCE_VOXELS at some corner, so
-        only resampling, which changes a mask, could bring it there.
+        only resampling, which changes a mask, could bring it there; or labelled voxels lie
+        outside.
     """
     index_map = np.linalg.inv(affine) @ mask.affine
     turn = np.rint(index_map[:3, :3]).astype(int)
     if not _is_signed_permutation(turn):
         raise _off_grid(mask, affine, shape_zyx, "the axes are not parallel or differ in spacing")
-    axes = np.abs(turn).argmax(axis=1)
-    signs = turn[np.arange(3), axes]
-    turned_shape = tuple(mask.voxels_zyx.shape[axis] for axis in axes)
-    if turned_shape != tuple(shape_zyx):
-        raise _off_grid(mask, affine, shape_zyx, "the numbers of voxels differ")
-    offset = np.where(signs < 0, np.array(shape_zyx) - 1, 0)
+    offset = np.rint(index_map[:3, 3]).astype(int)
     distance = _largest_distance(index_map, turn, offset, mask.voxels_zyx.shape)
     if distance > GRID_TOLERANCE_VOXELS:
         raise _off_grid(mask, affine, shape_zyx, f"voxels lie up to {distance:.3g} voxels apart")
+    axes = np.abs(turn).argmax(axis=1)
+    signs = turn[np.arange(3), axes]
     voxels = mask.voxels_zyx.transpose(axes)[tuple(slice(None, None, sign) for sign in signs)]
-    return Mask(np.ascontiguousarray(voxels), affine, mask.classes)
+    start = np.where(signs < 0, offset - np.array(voxels.shape) + 1, offset)
+    if voxels.shape == tuple(shape_zyx) and not start.any():
+        return replace(mask, voxels_zyx=np.ascontiguousarray(voxels), affine=affine)
+    placed = _placed(voxels, start, shape_zyx)
+    if outside := np.count_nonzero(voxels) - np.count_nonzero(placed):
+        raise _off_grid(mask, affine, shape_zyx, f"{outside} labelled voxels lie outside of it")
+    part = " x ".join(map(str, voxels.shape))
+    odd = f"the mask covers {part} voxels (z, y, x) of the scan; the rest is background"
+    return Mask(placed, affine, mask.classes, (*mask.warnings, odd))
+
+
+def _placed(
+    voxels: NDArray[np.unsignedinteger], start: NDArray[np.int_], shape: tuple[int, int, int]
+) -> NDArray[np.unsignedinteger]:
+    """Zeros of `shape` with `voxels` at `start`, as far as they lie inside."""
+    placed = np.zeros(shape, voxels.dtype)
+    stop = np.minimum(start + voxels.shape, shape)
+    here = tuple(slice(max(0, a), max(0, b)) for a, b in zip(start, stop, strict=True))
+    there = tuple(slice(s.start - a, s.stop - a) for s, a in zip(here, start, strict=True))
+    placed[here] = voxels[there]
+    return placed
 
 
 def _is_signed_permutation(turn: NDArray[np.int_]) -> bool:

@@ -23,27 +23,17 @@ from numpy.typing import NDArray
 
 from unet_batch.errors import GeometryError, UnreadableScanError, VoxelError
 from unet_batch.formats.geometry import check_affine, reverse_index_order
+from unet_batch.formats.kinds import stem_of
+from unet_batch.formats.labels import MaskRules, as_mask
 from unet_batch.formats.scan import Affine, Mask, Scan
-from unet_batch.planning.volume_info import Json, LabelClass
+from unet_batch.planning.volume_info import Json
 
-SUFFIXES = (".nii.gz", ".nii")
-MAX_MASK_VALUE = 65535
 _MM_PER_UNIT = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 _MAX_DEFLATE_RATIO = 1032  # zlib's technical notes: deflate cannot shrink further
 _GZIP_MAGIC = b"\x1f\x8b"
 _LARGEST_HEADER = 540  # of NIfTI-2; NIfTI-1 has 348 bytes
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError,
                HeaderDataError, MemoryError, OverflowError)  # fmt: skip
-_COLORS = (
-    (230, 60, 60), (60, 140, 230), (70, 180, 90), (240, 180, 40), (160, 90, 200), (50, 190, 190),
-    (240, 130, 60), (220, 110, 170), (150, 190, 60), (120, 120, 220),
-)  # fmt: skip
-
-
-def stem_of(path: Path) -> str:
-    """The file name without `.nii` or `.nii.gz`, in whatever case they are written."""
-    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), "")
-    return path.name[: len(path.name) - len(suffix)]
 
 
 def read_nifti(path: Path, *, name: str | None = None) -> Scan:
@@ -89,34 +79,8 @@ def read_nifti_mask(path: Path, *, class_names: Mapping[int, str] | None = None)
             f"{path}: a mask has one channel, this has {len(scan.voxels_czyx)}; "
             "write one value a class into a 3-D file"
         )
-    voxels = scan.voxels_czyx[0]
-    values = np.unique(voxels)
-    wrong = values[~((values >= 0) & (values <= MAX_MASK_VALUE) & (values == np.rint(values)))]
-    if wrong.size:
-        raise VoxelError(
-            f"{path}: a mask holds whole numbers of 0 to {MAX_MASK_VALUE}, "
-            f"this also {_some(wrong)}; is it an image, or was it resampled linearly?"
-        )
-    dtype = np.uint8 if values[-1] <= 255 else np.uint16
-    classes = label_classes([int(v) for v in values], class_names, where=str(path))
-    return Mask(voxels.astype(dtype), scan.affine, classes)
-
-
-def label_classes(
-    values: list[int], class_names: Mapping[int, str] | None, *, where: str
-) -> tuple[LabelClass, ...]:
-    """Classes of the mask `values`, background first; colours repeat after ten.
-
-    Raises VoxelError where `class_names` are given and lack one of `values`.
-    """
-    names = {0: "background", **(class_names or {v: f"class_{v}" for v in values if v})}
-    unnamed = sorted(set(values) - set(names))
-    if unnamed:
-        raise VoxelError(f"{where}: {_some(np.array(unnamed))} not in class_names {names}")
-    return tuple(
-        LabelClass(value, names[value], _COLORS[(value - 1) % len(_COLORS)] if value else (0, 0, 0))
-        for value in sorted(names)
-    )
+    rules = MaskRules(class_names or {})
+    return as_mask(scan.voxels_czyx[0], scan.affine, rules, where=str(path))
 
 
 def write_nifti(
@@ -269,8 +233,3 @@ def _storable(voxels: NDArray[np.generic]) -> NDArray[np.generic]:
     if voxels.dtype == np.bool_:
         return voxels.astype(np.uint8)
     return voxels.astype(np.float32) if voxels.dtype == np.float16 else voxels
-
-
-def _some(values: NDArray[np.generic]) -> str:
-    shown = ", ".join(f"{value:g}" for value in values[:5].tolist())
-    return f"{shown}, ... ({values.size} values)" if values.size > 5 else shown

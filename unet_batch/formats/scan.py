@@ -43,11 +43,15 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Labels in memory: `voxels_zyx` uint8 or uint16 on the grid of `affine`."""
+    """Labels in memory: `voxels_zyx` uint8 or uint16 on the grid of `affine`.
+
+    `warnings` are what its reader found odd but usable, in whole sentences.
+    """
 
     voxels_zyx: NDArray[np.unsignedinteger]
     affine: Affine
     classes: tuple[LabelClass, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def spacing_of(affine: Affine) -> tuple[float, float, float]:

@@ -62,7 +62,9 @@ class SlicePlane:
         return float(self.position @ self.normal)
 
 
-def stack_affine(planes: Sequence[SlicePlane], *, where: str) -> NDArray[np.float64]:
+def stack_affine(
+    planes: Sequence[SlicePlane], *, where: str, allow_tilt: bool = False
+) -> NDArray[np.float64]:
     """Index (x, y, z) to LPS+ mm, 4x4, of `planes` in the order of their places.
 
     PS3.3, C.7.6.2.1.1 gives the first two columns; the third is the mean step between slices.
@@ -70,7 +72,7 @@ def stack_affine(planes: Sequence[SlicePlane], *, where: str) -> NDArray[np.floa
     Raises
     ------
     GeometryError: planes that differ in size, spacing or orientation; slices missing, doubled
-        or uneven; a stack that leans (gantry tilt). `where` names the series.
+        or uneven; a stack that leans (gantry tilt), unless `allow_tilt`. `where` names the series.
     """
     first, last = planes[0], planes[-1]
     for plane in planes[1:]:
@@ -79,7 +81,8 @@ def stack_affine(planes: Sequence[SlicePlane], *, where: str) -> NDArray[np.floa
     step = first.normal * (first.nominal_pitch_mm or 1.0)
     if len(planes) > 1:
         _check_steps(planes, where)
-        _check_tilt(first, last, where)
+        if not allow_tilt:
+            _check_tilt(first, last, where)
         step = (last.position - first.position) / (len(planes) - 1)
     affine = np.eye(4)
     affine[:3, 0] = first.row * first.spacing_yx_mm[1]
@@ -87,6 +90,13 @@ def stack_affine(planes: Sequence[SlicePlane], *, where: str) -> NDArray[np.floa
     affine[:3, 2] = step
     affine[:3, 3] = first.position
     return affine
+
+
+def tilt_degrees(planes: Sequence[SlicePlane]) -> float:
+    """By how much a stack leans; 0 where the drift is too small to matter."""
+    along, drift = _travel(planes[0], planes[-1])
+    is_tilted = drift > MAX_DRIFT_PIXELS * min(planes[0].spacing_yx_mm)
+    return float(np.degrees(np.arctan2(drift, along))) if is_tilted else 0.0
 
 
 def _check_square(plane: SlicePlane, where: str) -> None:
@@ -133,15 +143,19 @@ def _check_steps(planes: Sequence[SlicePlane], where: str) -> None:
 
 
 def _check_tilt(first: SlicePlane, last: SlicePlane, where: str) -> None:
-    travelled = last.position - first.position
-    along = float(travelled @ first.normal)
-    drift = float(np.linalg.norm(travelled - along * first.normal))
-    if drift > MAX_DRIFT_PIXELS * min(first.spacing_yx_mm):
-        tilt = np.degrees(np.arctan2(drift, along))
+    along, drift = _travel(first, last)
+    if tilt := tilt_degrees((first, last)):
         raise GeometryError(
             f"{where}: gantry tilt of {tilt:.3g} degrees: slices drift sideways by {drift:.4g} mm "
-            f"over {along:.4g} mm; resample it to a straight grid, then ingest again"
+            f"over {along:.4g} mm; set resample_tilt, or resample it to a straight grid"
         )
+
+
+def _travel(first: SlicePlane, last: SlicePlane) -> tuple[float, float]:
+    """Millimetres from the first slice to the last, along the normal and sideways."""
+    travelled = last.position - first.position
+    along = float(travelled @ first.normal)
+    return along, float(np.linalg.norm(travelled - along * first.normal))
 
 
 def _cosines(plane: SlicePlane) -> list[float]:

@@ -77,14 +77,16 @@ class TorchEngine:
         )
 
     def tiles(self, count: int) -> torch.Tensor:
-        """An uninitialised batch of `count` tiles."""
+        """An uninitialised batch of `count` tiles, in the type and layout the network takes."""
         shape = (count, self._in_channels, *self.roi_zyx)
-        return torch.empty(shape, device=self.device)
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        layout = torch.contiguous_format if self._is_planar else self._layout
+        return torch.empty(shape, device=self.device, dtype=dtype, memory_format=layout)
 
     def forward(self, tiles_nczyx: torch.Tensor) -> torch.Tensor:
         """Logits of a batch; raises BundleError where the network returns another shape."""
         batch = tiles_nczyx.squeeze(2) if self._is_planar else tiles_nczyx
-        batch = batch.to(memory_format=self._layout)
+        batch = batch.contiguous(memory_format=self._layout)
         is_bf16 = self.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16):
             logits = self._network(batch)

@@ -26,7 +26,7 @@ from unet_batch.planning.volume_info import ChannelStatistics
 from unet_batch.tiling.blocks import Block, BlockLayout, Cell
 from unet_batch.tiling.box import Box, Index
 from unet_batch.tiling.grid import indices
-from unet_batch.tiling.importance import Importance, importance_map
+from unet_batch.tiling.importance import Importance
 
 # A tile's logits are the same bits in every batch of two or more, but not alone (oneDNN
 # takes another fp32 kernel, half as fast a tile): so a lone tile gets an empty neighbour, and
@@ -77,7 +77,7 @@ class Predictor:
         batch_size: int,
     ) -> None:
         self.engine, self._intensity, self._batch_size = engine, intensity, batch_size
-        self._weights = torch.tensor(importance_map(engine.roi_zyx, importance)).to(engine.device)
+        self._importance: Importance = importance
         self._values = np.array(class_values, label_dtype(class_values))
         self._slabs: dict[tuple[str, int], Slab] = {}
         self.seconds: dict[str, float] = {}
@@ -97,6 +97,15 @@ class Predictor:
             for batch in _batched(tiles, self._batch_size):
                 self._land(batch, self._forward(batch))
         return results
+
+    def warm_up(self) -> None:
+        """Predict an empty batch: loads what is compiled, and takes the memory, beforehand."""
+        tile = Box.from_shape(self.engine.roi_zyx)
+        slab = Slab(extent=tile, axis=0, roi=tile.stop, importance=self._importance)
+        with torch.inference_mode():
+            batch = self.engine.tiles(max(self._batch_size, MIN_BATCH)).zero_()
+            slab.add(self.engine.forward(batch)[0], tile)
+            slab.finish(tile, torch.empty(tile.shape, dtype=torch.uint8, device=batch.device))
 
     def forget(self, volume_id: str) -> None:
         """Drop the slabs of a Volume that will not be continued here."""
@@ -134,11 +143,10 @@ class Predictor:
             extent = layout.extents[block.sweep]
             begin = layout.input_box(block, rebuild=True).start[axis]
             self._slabs[key] = Slab(
-                num_classes=self.engine.num_classes,
                 extent=Box((*extent.start[:axis], begin, *extent.start[axis + 1 :]), extent.stop),
                 axis=axis,
-                depth=layout.grid.roi[axis],
-                device=self.engine.device,
+                roi=layout.grid.roi,
+                importance=self._importance,
             )
         slab = self._slabs.get(key)
         if slab is None:
@@ -160,7 +168,7 @@ class Predictor:
     def _land(self, batch: Sequence[tuple[_Pass, Index]], logits_nczyx: torch.Tensor) -> None:
         for (under_way, index), logits in zip(batch, logits_nczyx, strict=True):
             started = perf_counter()
-            under_way.add(index, logits, self._weights)
+            under_way.add(index, logits)
             landed = perf_counter()
             try:
                 under_way.finish_layer(index)
@@ -203,9 +211,9 @@ class _Pass:
         source = self._voxels[:, *inside.relative_to(self._box).slices]
         room_czyx[:, *inside.relative_to(tile).slices] = source
 
-    def add(self, index: Index, logits_czyx: torch.Tensor, weights_zyx: torch.Tensor) -> None:
+    def add(self, index: Index, logits_czyx: torch.Tensor) -> None:
         """Add a tile's logits to the slab."""
-        self._slab.add(logits_czyx, self._order.layout.grid.tile(index), weights_zyx)
+        self._slab.add(logits_czyx, self._order.layout.grid.tile(index))
         self._result.num_tiles += 1
 
     def finish_layer(self, index: Index) -> None:
@@ -219,8 +227,11 @@ class _Pass:
         is_last = following == tiles.stop[axis]
         extent, starts = self._slab.extent, layout.grid.starts[axis]
         position = extent.stop[axis] if is_last else starts[following]
-        self._read_out(position)
-        self._slab.advance(position)
+        if position > layout.finished_region(self._order.block).start[axis]:
+            self._read_out(self._slab.layer(position))
+        else:
+            self._slab.clear_to(position)  # rebuilt only for what reaches into the Block
+        self._slab.cursor = position
         if following == self._order.block.tiles.stop[axis]:
             self._close()
 
@@ -229,21 +240,16 @@ class _Pass:
         self._result.failure = str(error)
         self._result.cells = []
 
-    def _read_out(self, position: int) -> None:
-        extent, axis = self._slab.extent, self._slab.axis
-        layer = Box(
-            (*extent.start[:axis], self._slab.cursor, *extent.start[axis + 1 :]),
-            (*extent.stop[:axis], position, *extent.stop[axis + 1 :]),
-        )
+    def _read_out(self, layer: Box) -> None:
         for cell, output in zip(self._cells, self._outputs, strict=True):
             part = cell.box & layer
             if not part:
                 continue
             inside = part.relative_to(cell.box).slices
             if cell.is_seam:
-                self._slab.sums(part, output[:, *inside])
+                self._slab.take(part, output[:, *inside])
             else:
-                self._slab.labels(part, output[inside])
+                self._slab.finish(part, output[inside])
 
     def _room(self, cell: Cell) -> torch.Tensor:
         device = self._voxels.device

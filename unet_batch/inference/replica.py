@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
+import numba
 import psutil
 import ray
 import torch
@@ -46,6 +47,7 @@ class Replica:
     ) -> None:
         # Ray sets OMP_NUM_THREADS from the actor's num_cpus before torch is imported.
         torch.set_num_threads(num_threads)
+        numba.set_num_threads(min(num_threads, numba.get_num_threads()))
         bundle = load_bundle(model)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._predictor = Predictor(
@@ -59,11 +61,9 @@ class Replica:
         )
 
     def warm_up(self) -> str:
-        """Run one batch, so that the first Block finds all in place; the precision it ran in."""
-        engine = self._predictor.engine
-        with torch.inference_mode():
-            engine.forward(engine.tiles(2).zero_())
-        return engine.precision
+        """Predict an empty Block, so that the first one finds all in place; the precision used."""
+        self._predictor.warm_up()
+        return self._predictor.engine.precision
 
     def predict(
         self, orders: Sequence[BlockOrder], inputs: Sequence[Sequence[PieceRef]]

@@ -2,14 +2,11 @@
 
 A tile adds `weight * logits` to every voxel it covers. Once all tiles of a layer have
 landed, no later tile reaches the voxels before the next layer's start: they are finished,
-read out as labels (or as sums, where other Sweeps contribute), and their room is used
-again. The window is a ring along the sweep axis, so nothing is ever moved.
+read out, and their room is used again. The window is a ring along the sweep axis, so
+nothing is ever moved.
 
     sweep axis ->   [..finished..|=========ring=========|..not yet reached..]
                                  ^ cursor               ^ cursor + roi
-
-Labels need no division by the summed weights: dividing all classes of a voxel by the same
-positive number changes neither the largest nor the sign.
 """
 
 from __future__ import annotations
@@ -18,65 +15,70 @@ from collections.abc import Iterator
 
 import torch
 
-from unet_batch.errors import BundleError
-from unet_batch.tiling.box import Box
+from unet_batch.inference.sums import DeviceSums, HostSums, Sums
+from unet_batch.tiling.box import Box, Index
+from unet_batch.tiling.importance import Importance
 
 
 class Slab:
-    """Sums float32 (classes, z, y, x) over `extent`, of which a ring along `axis` is held.
+    """Sums over `extent`, of which a ring as deep as the roi is held along `axis`.
 
-    `depth` is the roi along `axis`, in voxels. `cursor` is the first unfinished position.
+    `cursor` is the first position along `axis` that is not finished. The sums are made when
+    the first tile lands, on its device and in its layout.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        extent: Box,
-        axis: int,
-        depth: int,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, *, extent: Box, axis: int, roi: Index, importance: Importance) -> None:
         self.extent, self.axis, self.cursor = extent, axis, extent.start[axis]
-        shape = list(extent.shape)
-        shape[axis] = self._depth = min(depth, shape[axis])
-        self._sums = torch.zeros((num_classes, *shape), device=device)
+        self._roi, self._importance = roi, importance
+        self._depth = min(roi[axis], extent.shape[axis])
+        self._sums: Sums | None = None
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory of the sums."""
-        return self._sums.nbytes
-
-    def add(self, logits_czyx: torch.Tensor, tile: Box, weights_zyx: torch.Tensor) -> None:
+    def add(self, logits_czyx: torch.Tensor, tile: Box) -> None:
         """Add a tile's weighted logits; what reaches out of the extent is dropped."""
-        box = tile & self.extent
-        for ring, part in self._ring_parts(box):
-            inside = part.relative_to(tile).slices
-            self._sums[:, *ring].addcmul_(logits_czyx[:, *inside].float(), weights_zyx[inside])
+        sums = self._sums = self._sums or self._allocate(logits_czyx)
+        for ring, part in self._ring_parts(tile & self.extent):
+            sums.add(logits_czyx, ring, part.relative_to(tile))
 
-    def labels(self, box: Box, out: torch.Tensor) -> None:
+    def finish(self, box: Box, out: torch.Tensor) -> None:
         """Write the class index of every voxel of `box` to `out`, an integer tensor of its shape.
 
         Raises BundleError where a sum is NaN or infinite.
         """
         for ring, part in self._ring_parts(box):
-            out[part.relative_to(box).slices] = class_indices(self._sums[:, *ring])
+            self._held.finish(ring, out[part.relative_to(box).slices])
 
-    def sums(self, box: Box, out: torch.Tensor) -> None:
-        """Copy the sums of `box` to `out`, float32 (classes, *box.shape)."""
+    def take(self, box: Box, out: torch.Tensor) -> None:
+        """Move the sums of `box` to `out`, float32 (classes, *box.shape)."""
         for ring, part in self._ring_parts(box):
-            out[:, *part.relative_to(box).slices] = self._sums[:, *ring]
+            self._held.take(ring, out[:, *part.relative_to(box).slices])
 
-    def advance(self, position: int) -> None:
-        """Give the room before `position` back; it must have been read out."""
-        start, stop = list(self.extent.start), list(self.extent.stop)
-        start[self.axis], stop[self.axis] = self.cursor, position
-        for ring, _ in self._ring_parts(Box(tuple(start), tuple(stop))):
-            self._sums[:, *ring] = 0
-        self.cursor = position
+    def clear_to(self, position: int) -> None:
+        """Forget what lies before `position`."""
+        for ring, _ in self._ring_parts(self.layer(position)):
+            self._held.clear(ring)
 
-    def _ring_parts(self, box: Box) -> Iterator[tuple[tuple[slice, ...], Box]]:
-        """Slices of the ring that hold `box`, each with the part of `box` it holds."""
+    def layer(self, position: int) -> Box:
+        """The part of the extent from the cursor to `position`."""
+        axis, start, stop = self.axis, self.extent.start, self.extent.stop
+        return Box(
+            (*start[:axis], self.cursor, *start[axis + 1 :]),
+            (*stop[:axis], position, *stop[axis + 1 :]),
+        )
+
+    @property
+    def _held(self) -> Sums:
+        if self._sums is None:
+            raise RuntimeError("a Slab was read before any tile had landed")
+        return self._sums
+
+    def _allocate(self, logits_czyx: torch.Tensor) -> Sums:
+        shape = list(self.extent.shape)
+        shape[self.axis] = self._depth
+        kind = HostSums if logits_czyx.device.type == "cpu" else DeviceSums
+        return kind(logits_czyx, tuple(shape), roi=self._roi, importance=self._importance)
+
+    def _ring_parts(self, box: Box) -> Iterator[tuple[Box, Box]]:
+        """Boxes of the ring that hold `box`, each with the part of `box` it holds."""
         axis, origin = self.axis, self.extent.start[self.axis]
         position, stop = box.start[axis], box.stop[axis]
         while position < stop:
@@ -86,22 +88,7 @@ class Slab:
                 (*box.start[:axis], position, *box.start[axis + 1 :]),
                 (*box.stop[:axis], end, *box.stop[axis + 1 :]),
             )
-            ring = list(part.relative_to(self.extent).slices)
-            ring[axis] = slice(first, first + end - position)
-            yield tuple(ring), part
+            shift = [-n for n in self.extent.start]
+            shift[axis] = first - position
+            yield part.shift(shift), part
             position = end
-
-
-def class_indices(sums_czyx: torch.Tensor) -> torch.Tensor:
-    """Index of the largest class of every voxel; the lower index where two are equal.
-
-    `max(0)` rather than `argmax(0)`, which is 10 to 40 times slower classes-first.
-    Raises BundleError where a sum is NaN or infinite.
-    """
-    best = sums_czyx.max(0)
-    if not torch.isfinite(best.values.sum()):
-        raise BundleError(
-            "the network's logits are NaN or infinite; check its weights, or predict with"
-            " inference.precision=fp32"
-        )
-    return best.indices

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from unet_batch.errors import UnetBatchError
-from unet_batch.inference.slab import class_indices
+from unet_batch.inference.sums import class_indices
 from unet_batch.planning.volume_info import Json
 from unet_batch.storage.labels_writer import LabelsWriter
 from unet_batch.tiling.box import Box

@@ -29,14 +29,14 @@ def activation_bytes(
     skeleton = copy.deepcopy(network, memo={}).to(device="meta", dtype=dtype).eval()
     with torch.no_grad(), _LiveBytes() as live:
         skeleton(torch.empty(tuple(batch_shape), dtype=dtype, device="meta"))
-    return live.peak
+    return int(live.peak)
 
 
-class _LiveBytes(TorchDispatchMode):
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of storages made inside it that are still alive, and their peak."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._live = 0
         self._known: set[int] = set()
@@ -57,7 +57,7 @@ class _LiveBytes(TorchDispatchMode):
 
     @staticmethod
     def _key(tensor: torch.Tensor) -> int:
-        return tensor.untyped_storage()._cdata  # noqa: SLF001 (a storage's only identity)
+        return int(tensor.untyped_storage()._cdata)  # noqa: SLF001 (a storage's only identity)
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key, num_bytes = storage._cdata, storage.nbytes()  # noqa: SLF001

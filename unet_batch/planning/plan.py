@@ -21,7 +21,7 @@ import numpy as np
 from unet_batch.errors import BundleError, UnetBatchError, VoxelError
 from unet_batch.planning.cost import Footprint, ModelCost, choose_layout, footprint
 from unet_batch.planning.specs.segment import InferenceSpec
-from unet_batch.planning.volume_info import VolumeInfo
+from unet_batch.planning.volume_info import VolumeBrief, VolumeInfo
 from unet_batch.tiling.blocks import Block, BlockLayout
 from unet_batch.tiling.box import Box
 from unet_batch.tiling.grid import TileGrid
@@ -101,21 +101,28 @@ class Planner:
         voxels are NaN or infinite than the Spec allows, MemoryBudgetError where it cannot
         be cut small enough.
         """
-        self._check(info)
-        layout = self._layout(info.shape_zyx, np.dtype(info.dtype).itemsize)
-        return VolumePlan(info, layout)
+        return VolumePlan(info, self.layout(info))
+
+    def layout(self, volume: VolumeInfo | VolumeBrief) -> BlockLayout:
+        """How the Volume is cut; raises as `plan`. Volumes of one shape share the answer."""
+        self._check(volume)
+        return self._layout(volume.shape_zyx, np.dtype(volume.dtype).itemsize)
 
     def footprint(self, plan: VolumePlan) -> Footprint:
         """Bytes a Replica holds for the Volume's largest Block."""
-        return footprint(plan.layout, self.model, np.dtype(plan.info.dtype).itemsize)
+        return self.layout_footprint(plan.layout, plan.info.dtype)
 
-    def _check(self, info: VolumeInfo) -> None:
+    def layout_footprint(self, layout: BlockLayout, dtype: str) -> Footprint:
+        """Bytes a Replica holds for the largest Block of `layout`, voxels being of `dtype`."""
+        return footprint(layout, self.model, np.dtype(dtype).itemsize)
+
+    def _check(self, info: VolumeInfo | VolumeBrief) -> None:
         if len(info.channels) != len(self.channels):
             raise BundleError(
                 f"Volume {info.id!r} has {len(info.channels)} channels {list(info.channels)};"
                 f" the model takes {len(self.channels)}: {list(self.channels)}"
             )
-        nonfinite = sum(one.num_nonfinite for one in info.statistics)
+        nonfinite = info.num_nonfinite
         share = nonfinite / max(1, info.num_voxels * len(info.channels))
         if share > self.inference.max_nonfinite_share:
             raise VoxelError(

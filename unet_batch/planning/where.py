@@ -165,7 +165,7 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self._text, self._next = text, 0
-        self.kind = self.token = ""
+        self.kind = self.word = ""
         self._start = 0
         self._advance()
 
@@ -193,7 +193,7 @@ class _Parser:
             condition = self.any_of(depth=depth + 1)
             self._expect("sign", ")")
             return condition
-        if self.token.lower() in LIST_COLUMNS:
+        if self.word.lower() in LIST_COLUMNS:
             return self._has()
         return self._comparison(self._column())
 
@@ -209,7 +209,7 @@ class _Parser:
             return Among(column, self._values(column))
         if column.is_text and self._take("word", "like"):
             return Like(column, self._string())
-        if self.kind != "sign" or self.token in "(),":
+        if self.kind != "sign" or self.word in "(),":
             raise self.error("expected one of = != < <= > >= in" + " like" * column.is_text)
         sign = self._pop("sign")
         return Compare(column, _OPERATORS.get(sign, sign), self._operand(column))
@@ -243,12 +243,12 @@ class _Parser:
         return self._pop("text")[1:-1]
 
     def _column(self) -> Column:
-        if self.kind != "word" or self.token not in (*TEXT_COLUMNS, *NUMBER_COLUMNS):
+        if self.kind != "word" or self.word not in (*TEXT_COLUMNS, *NUMBER_COLUMNS):
             raise self.error("expected a column")
         return Column(self._pop("word"))
 
     def _take(self, kind: str, token: str) -> bool:
-        found = self.kind == kind and self.token.lower() == token
+        found = self.kind == kind and self.word.lower() == token
         if found:
             self._advance()
         return found
@@ -258,7 +258,7 @@ class _Parser:
             raise self.error(f"expected {token!r}")
 
     def _pop(self, kind: str) -> str:
-        token = self.token
+        token = self.word
         if self.kind != kind:
             raise self.error(f"expected a {kind}")
         self._advance()
@@ -268,14 +268,14 @@ class _Parser:
         rest = self._text[self._next :]
         self._start = self._next + len(rest) - len(rest.lstrip())
         if not rest.strip():
-            self.kind = self.token = ""
+            self.kind = self.word = ""
             return
         found = _TOKEN.match(self._text, self._next)
         if found is None:
-            self.kind = self.token = ""
+            self.kind = self.word = ""
             raise self.error("cannot be read")
         self.kind = str(found.lastgroup)
-        self.token = found[self.kind]
+        self.word = found[self.kind]
         self._next = found.end()
 
     def error(self, problem: str) -> SpecError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -76,10 +75,10 @@ class Archive(Mapping[str, Volume]):
         return Volume(self.url, self.info(volume_id))
 
     def __iter__(self) -> Iterator[str]:
-        return (row.id for row in self.catalog.rows())
+        return iter(self.catalog.ids())
 
     def __len__(self) -> int:
-        return len(self.catalog.rows())
+        return len(self.catalog.ids())
 
     def __contains__(self, volume_id: object) -> bool:
         return isinstance(volume_id, str) and self._store.exists(
@@ -99,19 +98,22 @@ class Archive(Mapping[str, Volume]):
         """The record of one Job on this Archive."""
         return Ledger(self._store, job_id)
 
-    def select(self, patterns: Sequence[str]) -> list[VolumeInfo]:
-        """Rows of the Catalog whose id matches one of the glob `patterns`, sorted by id.
+    def select(self, patterns: Sequence[str], where: str | None = None) -> list[VolumeInfo]:
+        """Rows of the Catalog whose id matches one of the glob `patterns`, and `where`; by id.
 
-        Raises SpecError where a pattern without a wildcard names no Volume.
+        `where` is a condition such as `modality = 'CT' and spacing_z <= 3`. Raises SpecError
+        where a pattern without a wildcard names no Volume, or `where` cannot be read.
         """
-        rows = self.catalog.rows()
-        ids = {row.id for row in rows}
-        for pattern in patterns:
-            if not set(pattern) & set("*?[") and pattern not in ids:
-                raise SpecError(
-                    f"no Volume {pattern!r} in {self.url}; `unet-batch ls` lists those it has"
-                )
-        return [row for row in rows if any(fnmatchcase(row.id, p) for p in patterns)]
+        self.check_patterns(patterns)
+        return self.catalog.rows(patterns, where)
+
+    def check_patterns(self, patterns: Sequence[str]) -> None:
+        """Raise SpecError where a pattern without a wildcard names no Volume."""
+        exact = [pattern for pattern in patterns if not set(pattern) & set("*?[")]
+        for pattern in sorted(self.catalog.unlisted(exact)):
+            raise SpecError(
+                f"no Volume {pattern!r} in {self.url}; `unet-batch ls` lists those it has"
+            )
 
     def write_scan(
         self,
@@ -120,13 +122,15 @@ class Archive(Mapping[str, Volume]):
         source: Mapping[str, Json],
         warnings: Sequence[str] = (),
         layout: Layout | None = None,
+        list_it: bool = True,
     ) -> VolumeInfo:
         """Store `scan` as the Volume `scan.name`, list it in the Catalog, return its row.
 
         The same scan again changes nothing. `source` says where it came from, `warnings` what
-        was odd about it; `layout` overrules the one chosen from the shape. Raises SpecError for
-        a name unsafe in a path, ScanError for voxels that cannot be stored, ConflictError where
-        the id holds another scan.
+        was odd about it; `layout` overrules the one chosen from the shape; whoever writes many
+        lists them together and says `list_it=False`. Raises SpecError for a name unsafe in a
+        path, ScanError for voxels that cannot be stored, ConflictError where the id holds
+        another scan.
         """
         group = paths.volume_path(scan.name)
         _check_affine(scan)
@@ -143,7 +147,8 @@ class Archive(Mapping[str, Volume]):
                 f"{self.url}: the id {scan.name!r} holds another scan (content "
                 f"{published.content_hash[:12]}, given {content_hash[:12]}); give one another name"
             )
-        self.catalog.append([published])
+        if list_it:
+            self.catalog.append([published])
         return published
 
     def _published(self, volume_id: str) -> VolumeInfo | None:

@@ -11,7 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from unet_batch.planning.where import AllOf, Among, AnyOf, Column, Compare, Condition, Has, Like, Not
+from unet_batch.planning.where import (
+    AllOf,
+    Among,
+    AnyOf,
+    Column,
+    Compare,
+    Condition,
+    Has,
+    Like,
+    Not,
+)
 
 Rows = NDArray[np.bool_]
 """Which rows hold."""

@@ -1,0 +1,133 @@
+"""Kernels: the three loops over logits that decide the CPU's speed, compiled by numba.
+
+Plain torch moves the same numbers through memory several times (a float copy of the logits,
+a product, a sum, a class index of eight bytes). Here each logit is read once, in the type
+and layout the network left it in, and each sum once:
+
+    add       sums += weight * logits           one tile
+    finish    index of the largest sum, and the sums set to zero for the next layer
+
+Arrays are (planes, z, y, row). Channels-first logits have a plane a class and rows of x;
+channels-last ones have one plane and rows of x times class. bfloat16 travels as uint16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+@intrinsic
+def _bits_as_float(_: Any, __: Any) -> Any:
+    """The float32 with the bits of a uint32."""
+
+    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
+
+    return types.float32(types.uint32), generate
+
+
+@numba.njit(inline="always")
+def _from_bfloat16(bits: Any) -> Any:
+    return _bits_as_float(types.uint32(bits) << types.uint32(16))  # type: ignore[call-arg]
+
+
+@numba.njit(inline="always")
+def _from_float32(value: Any) -> Any:
+    return value
+
+
+def _make_add(load: Callable[[Any], Any]) -> Any:
+    @numba.njit(parallel=True, fastmath={"contract", "nsz"}, cache=True)
+    def add(
+        sums: Any, logits: Any, bell_z: Any, bell_y: Any, bell_row: Any, floor: Any, spans: Any
+    ) -> None:
+        """Add weighted logits to sums; `spans` is (sums start, logits start, length) by z, y, row.
+
+        A voxel's weight is the product of its bells, at least `floor`.
+        """
+        layers = spans[0, 2]
+        into, out_of, length = spans[2]
+        for number in numba.prange(sums.shape[0] * layers):
+            plane, z = number // layers, number % layers
+            for y in range(spans[1, 2]):
+                weight = bell_z[spans[0, 1] + z] * bell_y[spans[1, 1] + y]
+                to = sums[plane, spans[0, 0] + z, spans[1, 0] + y]
+                source = logits[plane, spans[0, 1] + z, spans[1, 1] + y]
+                for i in range(length):
+                    scale = max(weight * bell_row[out_of + i], floor)
+                    to[into + i] += scale * load(source[out_of + i])
+
+    return add
+
+
+add_bfloat16 = _make_add(_from_bfloat16)
+add_float32 = _make_add(_from_float32)
+
+
+@numba.njit(parallel=True, cache=True)
+def finish_channels_last(sums: Any, num_classes: int, labels: Any, spans: Any) -> int:
+    """Class indices of sums (1, z, y, x * class) into `labels`, the sums set to zero.
+
+    `spans` is (sums start, labels start, length) by z, y, x in voxels. Returns how many rows
+    hold a NaN or infinite sum.
+    """
+    rows, length = spans[1, 2], spans[2, 2]
+    broken = 0
+    for number in numba.prange(spans[0, 2] * rows):
+        z, y = number // rows, number % rows
+        row = sums[0, spans[0, 0] + z, spans[1, 0] + y]
+        out = labels[spans[0, 1] + z, spans[1, 1] + y]
+        first = spans[2, 0] * num_classes
+        total = types.float32(0)
+        for x in range(length):
+            at = first + x * num_classes
+            best, index = row[at], 0
+            total += row[at]
+            row[at] = 0
+            for k in range(1, num_classes):
+                value = row[at + k]
+                total += value
+                row[at + k] = 0
+                if value > best:
+                    best, index = value, k
+            out[spans[2, 1] + x] = index
+        if not np.isfinite(total):
+            broken += 1
+    return broken
+
+
+@numba.njit(parallel=True, cache=True)
+def finish_channels_first(sums: Any, labels: Any, spans: Any) -> int:
+    """Class indices of sums (class, z, y, x) into `labels`; else as `finish_channels_last`."""
+    num_classes, rows, length = sums.shape[0], spans[1, 2], spans[2, 2]
+    broken = 0
+    for number in numba.prange(spans[0, 2] * rows):
+        z, y = number // rows, number % rows
+        first, to = spans[2, 0], spans[2, 1]
+        out = labels[spans[0, 1] + z, spans[1, 1] + y]
+        best = np.empty(length, np.float32)
+        total = types.float32(0)
+        for k in range(num_classes):
+            row = sums[k, spans[0, 0] + z, spans[1, 0] + y]
+            for x in range(length):
+                value = row[first + x]
+                row[first + x] = 0
+                total += value
+                if k == 0:
+                    best[x] = value
+                    out[to + x] = 0
+                elif value > best[x]:
+                    best[x] = value
+                    out[to + x] = k
+        if not np.isfinite(total):
+            broken += 1
+    return broken
