@@ -100,6 +100,7 @@ def ask(folder: str) -> None:
     timer.lap(f"plan: {tiles} tiles")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"{'in all':<32} {timer.total:6.2f} s   (goal {GOAL_SECONDS:.0f} s)")
+    print(f"{'of that on the CPU':<32} {timer.cpu:6.2f} s   (the rest: waiting)")
     print(f"{'peak memory':<32} {peak / 1e9:6.2f} GB  (goal {GOAL_BYTES / 1e9:.0f} GB)")
     print(f"{'Catalog on disk':<32} {size / 1e9:6.2f} GB")
     sys.exit(int(timer.total > GOAL_SECONDS or peak > GOAL_BYTES))
@@ -110,11 +111,17 @@ class Timer:
 
     def __init__(self) -> None:
         self.started = self.last = time.perf_counter()
+        self.started_cpu = time.process_time()
 
     @property
     def total(self) -> float:
         """Seconds of all laps."""
         return self.last - self.started
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of computing of this process so far."""
+        return time.process_time() - self.started_cpu
 
     def lap(self, name: str) -> None:
         """End a lap called `name`."""

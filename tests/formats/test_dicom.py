@@ -17,12 +17,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from unet_batch.errors import GeometryError, UnreadableScanError, VoxelError
-from unet_batch.formats.dicom import (
-    is_dicom,
-    read_dicom_series,
-    sort_into_series,
-    write_dicom_series,
-)
+from unet_batch.formats.dicom import read_dicom_series, sort_into_series, write_dicom_series
+from unet_batch.formats.dicom_file import is_dicom
 from unet_batch.formats.geometry import orientation_code
 from unet_batch.formats.nifti import read_nifti
 from unet_batch.formats.phantom import phantom

@@ -85,11 +85,25 @@ def test_a_mask_rounded_to_five_digits_is_accepted() -> None:
     assert onto_grid(mask, affine, (60, 500, 500)).voxels_zyx.shape == voxels.shape
 
 
+@given(affines(), st.sampled_from(TURNS), st.tuples(*[st.integers(0, 3)] * 3))
+def test_a_mask_of_a_part_is_placed_in_the_whole(
+    affine: Affine, turn: tuple[tuple[int, ...], tuple[int, ...]], start: tuple[int, int, int]
+) -> None:
+    part = affine.copy()
+    part[:3, 3] = (affine @ [*start, 1])[:3]
+    mask = example_mask(part)
+    whole = onto_grid(turned(mask, *turn), affine, (5, 6, 8))
+    there = tuple(slice(a, a + n) for a, n in zip(start, (2, 3, 4), strict=True))
+    assert np.array_equal(whole.voxels_zyx[there], mask.voxels_zyx)
+    assert np.count_nonzero(whole.voxels_zyx) == np.count_nonzero(mask.voxels_zyx)
+    assert "covers" in whole.warnings[0]
+
+
 def test_refusals_show_both_grids() -> None:
     affine = np.diag([2.0, 1.0, 1.0, 1.0])
-    with pytest.raises(GeometryError, match="numbers of voxels differ") as caught:
-        onto_grid(example_mask(affine), affine, (2, 3, 5))
-    assert "scan: 2 x 3 x 5" in str(caught.value)
+    with pytest.raises(GeometryError, match="labelled voxels lie outside") as caught:
+        onto_grid(example_mask(affine), affine, (2, 3, 3))
+    assert "scan: 2 x 3 x 3" in str(caught.value)
     assert "mask: 2 x 3 x 4" in str(caught.value)
     with pytest.raises(GeometryError, match="not parallel or differ in spacing"):
         onto_grid(example_mask(np.eye(4)), affine, (2, 3, 4))

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from unet_batch.errors import GeometryError, UnreadableScanError, VoxelError
-from unet_batch.formats.nifti import read_nifti, read_nifti_mask, stem_of, write_nifti
+from unet_batch.formats.kinds import stem_of
+from unet_batch.formats.nifti import read_nifti, read_nifti_mask, write_nifti
 from unet_batch.formats.scan import Affine
 
 AFFINE = np.array([[0, 0, -0.5, 10], [0, 0.75, 0, -20], [3, 0, 0, 5.5], [0, 0, 0, 1.0]])

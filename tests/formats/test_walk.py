@@ -25,8 +25,16 @@ def names(walk: Walk, source: str | Path) -> list[str]:
     return [path.relative_to(found.root).as_posix() for path in found.files]
 
 
-def test_folders_are_walked_but_not_hidden_or_zarr_ones(tree: Path) -> None:
-    assert names(Walk(), tree) == ["a.nii", "p1/b.nii"]
+def test_folders_are_walked_but_not_hidden_ones_or_archives(tree: Path) -> None:
+    (tree / "old").mkdir()
+    (tree / "old/archive.json").write_text("{}")
+    (tree / "old/c.nii").write_text("x")
+    assert names(Walk(), tree) == ["v.ome.zarr", "a.nii", "p1/b.nii"]
+
+
+def test_a_zarr_folder_counts_as_one_file(tree: Path) -> None:
+    for source in (f"{tree}/v*", tree / "v.ome.zarr"):
+        assert names(Walk(), source) == ["v.ome.zarr"]
 
 
 def test_a_file_is_relative_to_its_folder(tree: Path) -> None:
@@ -41,22 +49,22 @@ def test_patterns_are_relative_to_the_folders_before_the_first_wildcard(tree: Pa
 
 
 def test_exclusions_and_mask_folders_are_left_out(tree: Path) -> None:
-    assert names(Walk(exclude=("a*",)), tree) == ["p1/b.nii"]
-    assert names(Walk(skip_folders=frozenset({tree / "p1"})), tree) == ["a.nii"]
+    assert names(Walk(exclude=("a*", "*.zarr")), tree) == ["p1/b.nii"]
+    assert names(Walk(skip_folders=frozenset({tree / "p1"})), tree) == ["v.ome.zarr", "a.nii"]
 
 
 def test_links_out_of_the_tree_are_not_followed(tree: Path) -> None:
     (tree / "out.nii").symlink_to(tree.parent / "secret/d.nii")
     (tree / "folder").symlink_to(tree.parent / "secret", target_is_directory=True)
     found = Walk().find(tree)
-    assert [path.name for path in found.files] == ["a.nii", "b.nii"]
+    assert [path.name for path in found.files] == ["v.ome.zarr", "a.nii", "b.nii"]
     assert "out.nii: skipped, a link that leads out" in found.notes[0]
     assert names(Walk(), f"{tree}/f*/*.nii") == [], "nor by a pattern through a linked folder"
 
 
 def test_links_inside_the_tree_are_followed(tree: Path) -> None:
     (tree / "again.nii").symlink_to(tree / "p1/b.nii")
-    assert names(Walk(), tree) == ["a.nii", "again.nii", "p1/b.nii"]
+    assert names(Walk(), tree) == ["v.ome.zarr", "a.nii", "again.nii", "p1/b.nii"]
 
 
 def test_nothing_there_is_said(tree: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from monai.inferers import SlidingWindowInferer
 
 from unet_batch.errors import BundleError
-from unet_batch.inference.engine import TorchEngine
+from unet_batch.inference.engine import Frame, TorchEngine
 from unet_batch.inference.predictor import BlockOrder, BlockResult, Predictor
 from unet_batch.inference.sums import class_indices
 from unet_batch.planning.specs.intensity import IntensitySpec
@@ -41,14 +41,7 @@ def predictor(
     importance: Importance = "gaussian",
     batch_size: int = 3,
 ) -> Predictor:
-    engine = TorchEngine(
-        net,
-        in_channels=channels,
-        num_classes=classes,
-        roi_zyx=roi,
-        is_planar=planar,
-        precision="fp32",
-    )
+    engine = TorchEngine(net, Frame(channels, classes, roi, planar), precision="fp32")
     return Predictor(
         engine,
         intensity=IntensitySpec(mode="zscore"),

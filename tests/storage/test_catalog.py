@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +14,7 @@ import pytest
 
 from unet_batch.errors import NotFoundError, StoreError
 from unet_batch.formats.scan import Scan
+from unet_batch.storage import catalog as catalog_module
 from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.storage.catalog import Catalog
 from unet_batch.storage.stores import open_store
@@ -144,3 +147,67 @@ def test_parts_have_columns_to_query(
 def test_an_unpublished_volume_is_not_found(archive: Archive) -> None:
     with pytest.raises(NotFoundError, match="no Volume 'x'"):
         archive.info("x")
+
+
+def test_a_condition_and_patterns_choose_rows(
+    archive: Archive, make_scan: Callable[..., Scan]
+) -> None:
+    thick = archive.write_scan(make_scan("ct-1"), source={})
+    thin = replace(thick, id="ct-2", spacing_mm=(1.0, 1.0, 1.0))
+    archive.catalog.append([thin, replace(thin, id="mr-1", modality="MR")])
+    assert archive.select(["*"], "spacing_z <= 2") == archive.select(["ct-2", "mr-1"])
+    assert [row.id for row in archive.select(["ct*"], "spacing_z <= 2")] == ["ct-2"]
+    assert archive.catalog.ids(where="modality = 'PT'") == []
+
+
+def test_a_condition_looks_at_the_latest_row_only(
+    local_archive: Archive, make_scan: Callable[..., Scan]
+) -> None:
+    info = local_archive.write_scan(make_scan(), source={})
+    local_archive.catalog.append([replace(info, modality="MR")])
+    assert local_archive.catalog.ids(where="modality = 'CT'") == []
+
+
+def test_briefs_are_the_rows_in_short(archive: Archive, make_scan: Callable[..., Scan]) -> None:
+    info = archive.write_scan(make_scan(shape=(2, 5, 6, 7)), source={})
+    archive.catalog.append([replace(info, id="z", labels=("a", "b"))])
+    for brief, row in zip(archive.catalog.briefs(), archive.catalog.rows(), strict=True):
+        assert all(getattr(row, field) == value for field, value in brief._asdict().items())
+
+
+def test_compaction_joins_small_parts_and_leaves_large_ones(
+    local_archive: Archive, make_scan: Callable[..., Scan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_module, "MAX_PART_ROWS", 3)
+    info = local_archive.write_scan(make_scan("a"), source={})
+    for number in range(7):
+        local_archive.catalog.append([replace(info, id=f"v{number}")])
+        local_archive.catalog.compact()
+    assert len(parts(local_archive)) == 3
+    assert local_archive.catalog.ids() == ["a", *(f"v{number}" for number in range(7))]
+
+
+def test_duplicates_are_noted_and_a_rebuild_finds_them_again(
+    archive: Archive, make_scan: Callable[..., Scan]
+) -> None:
+    infos = [archive.write_scan(make_scan(name), source={}) for name in "cab"]
+    (noted,) = archive.catalog.with_duplicates_noted(infos[:1])
+    assert noted.id == "c"
+    assert "the same voxels at the same place as Volume 'a'" in noted.warnings[-1]
+    archive.catalog.rebuild()
+    assert archive.catalog.ids(where="has_warning('duplicate')") == ["b", "c"]
+    assert archive.catalog.rows()[2].warnings == noted.warnings
+
+
+def test_several_processes_ingest_into_one_archive_and_lose_nothing(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("concurrent_ingest.py")
+    workers = [
+        subprocess.Popen([sys.executable, script, str(tmp_path / "archive"), str(number)])
+        for number in range(4)
+    ]
+    assert [worker.wait(timeout=120) for worker in workers] == [0] * 4
+    archive = open_archive(tmp_path / "archive")
+    expected = sorted([*(f"own-{n}-{k}" for n in range(4) for k in range(5)), "shared"])
+    assert archive.catalog.ids() == expected
+    assert all(volume.image.shape == (1, 5, 6, 7) for volume in archive.values())
+    assert sorted(archive["shared"].labels) == [f"mask-{number}" for number in range(4)]

@@ -105,7 +105,7 @@ def test_a_volume_of_many_blocks_and_replicas_is_stitched_exactly(place: SimpleN
     spec = spec_for(
         place.archive,
         place.bundle,
-        resources={"memory_budget": "400KiB", "replicas": 2, "cpus_per_replica": 1},
+        resources={"memory_budget": "800KiB", "replicas": 2, "cpus_per_replica": 1},
     )
     job = SegmentJob.open(spec)
     layout = job.plan(job.infos, num_replicas=2).volumes["v0"].layout
@@ -130,7 +130,7 @@ def kill_a_replica() -> None:
             return
 
 
-MANY_BLOCKS = {"memory_budget": "400KiB", "cpus_per_replica": 1}
+MANY_BLOCKS = {"memory_budget": "800KiB", "cpus_per_replica": 1}
 
 
 def test_a_killed_replica_changes_no_byte(place: SimpleNamespace, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import typer
 
 from unet_batch.cli import archive_commands, model_commands
+from unet_batch.cli.catalog_commands import catalog
 from unet_batch.cli.demo_command import demo
 from unet_batch.cli.exits import Exit
 from unet_batch.errors import UnetBatchError
@@ -33,6 +34,7 @@ app.command()(model_commands.segment)
 app.command()(model_commands.evaluate)
 app.command()(model_commands.report)
 app.command()(archive_commands.export)
+app.add_typer(catalog)
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,11 +19,22 @@ from unet_batch.cli.options import (
     SetOption,
     SpecOption,
     VolumesOption,
+    WhereOption,
 )
-from unet_batch.cli.printing import print_facts, print_json, print_lines, print_reasons, print_table
+from unet_batch.cli.printing import (
+    print_facts,
+    print_json,
+    print_json_list,
+    print_lines,
+    print_reasons,
+    print_table,
+)
 from unet_batch.errors import SpecError
 from unet_batch.planning.specs.export import ExportSpec
 from unet_batch.planning.specs.ingest import IngestSpec
+
+if TYPE_CHECKING:
+    from unet_batch.storage.archive import Archive
 
 
 def ingest(
@@ -33,6 +45,10 @@ def ingest(
     truth: Annotated[
         list[str] | None,
         typer.Option("--truth", "-t", help="Masks: `NAME=DIR`, files named as their scans."),
+    ] = None,
+    keep_identifiers: Annotated[
+        bool | None,
+        typer.Option("--keep-identifiers", help="Keep names, IDs and dates of DICOM headers."),
     ] = None,
     spec: SpecOption = None,
     overrides: SetOption = None,
@@ -49,7 +65,12 @@ def ingest(
     from unet_batch.cli.running import job_running
     from unet_batch.workflows import ingest as workflow
 
-    arguments = {"sources": sources or None, "archive": archive, "truth": _pairs(truth)}
+    arguments = {
+        "sources": sources or None,
+        "archive": archive,
+        "truth": _pairs(truth),
+        "keep_identifiers": keep_identifiers,
+    }
     request = IngestSpec.load(spec, arguments=arguments, overrides=overrides or ())
     with job_running(address=address, quiet=as_json) as listen:
         summary = workflow.ingest(request, listen=listen)
@@ -72,31 +93,62 @@ def ingest(
 
 
 def list_volumes(
-    archive: ArchiveArgument, volumes: VolumesOption = None, as_json: JsonOption = False
+    archive: ArchiveArgument,
+    volumes: VolumesOption = None,
+    where: WhereOption = None,
+    quarantined: Annotated[
+        bool, typer.Option("--quarantined", help="List scans that could not be used, and why.")
+    ] = False,
+    limit: Annotated[int, typer.Option(help="Volumes to print as a table; 0: all.", min=0)] = 200,
+    as_json: JsonOption = False,
 ) -> None:
-    """List the Volumes of an Archive: shape, spacing, channels, labels."""
+    """List the Volumes of an Archive: shape, spacing, channels, labels.
+
+    `unet-batch ls my-archive --where "modality = 'CT' and spacing_z <= 3"`
+    """
     from unet_batch.storage.archive import open_archive
 
     opened = open_archive(archive)
-    infos = [opened.info(row.id) for row in opened.select(volumes or ("*",))]
-    if as_json:
-        print_json(infos)
+    patterns = volumes or ("*",)
+    opened.check_patterns(patterns)
+    if quarantined:
+        _list_quarantined(opened, as_json=as_json)
         return
+    if as_json:
+        ids = opened.catalog.ids(patterns, where)
+        print_json_list(opened.info(volume_id) for volume_id in ids)
+        return
+    number = len(opened.catalog.table((), patterns, where))
+    rows = islice(opened.catalog.briefs(patterns, where), limit or None)
     print_table(
-        f"{len(infos)} Volumes in {opened.url}",
+        f"{number:,} Volumes in {opened.url}",
         ("Volume", "modality", "shape (z, y, x)", "spacing (mm)", "type", "channels", "labels"),
         (
             (
-                info.id,
-                info.modality,
-                " x ".join(map(str, info.shape_zyx)),
-                " x ".join(f"{mm:.3g}" for mm in info.spacing_mm),
-                info.dtype,
-                ", ".join(info.channels),
-                ", ".join(info.labels),
+                row.id,
+                row.modality,
+                " x ".join(map(str, row.shape_zyx)),
+                " x ".join(f"{mm:.3g}" for mm in row.spacing_mm),
+                row.dtype,
+                ", ".join(row.channels),
+                ", ".join(sorted(opened[row.id].labels)),
             )
-            for info in infos
+            for row in rows
         ),
+    )
+    if limit and number > limit:
+        print_lines("not shown", [f"{number - limit:,} more; --limit 0 shows all"])
+
+
+def _list_quarantined(archive: Archive, *, as_json: bool) -> None:
+    entries = archive.quarantine.entries()
+    if as_json:
+        print_json(entries)
+        return
+    print_table(
+        f"{len(entries)} quarantined scans of {archive.url}",
+        ("scan", "since", "reason"),
+        ((entry.id, entry.at, entry.reason) for entry in entries),
     )
 
 
@@ -107,6 +159,7 @@ def export(
         bool | None, typer.Option("--image", help="Export the scans instead of Labels.")
     ] = None,
     volumes: VolumesOption = None,
+    where: WhereOption = None,
     out: OutOption = None,
     spec: SpecOption = None,
     overrides: SetOption = None,
@@ -121,6 +174,7 @@ def export(
         "labels": labels,
         "image": image,
         "volumes": volumes,
+        "where": where,
         "out": out,
     }
     request = ExportSpec.load(spec, arguments=arguments, overrides=overrides or ())

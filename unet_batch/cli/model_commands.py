@@ -19,6 +19,7 @@ from unet_batch.cli.options import (
     SpecOption,
     TruthOption,
     VolumesOption,
+    WhereOption,
 )
 from unet_batch.cli.printing import (
     print_facts,
@@ -75,6 +76,7 @@ def segment(
     labels: LabelsOption = None,
     truth: TruthOption = None,
     volumes: VolumesOption = None,
+    where: WhereOption = None,
     spec: SpecOption = None,
     overrides: SetOption = None,
     metrics_port: MetricsPortOption = None,
@@ -97,6 +99,7 @@ def segment(
         "labels": labels,
         "truth": truth,
         "volumes": volumes,
+        "where": where,
         "metrics_port": metrics_port,
     }
     request = SegmentSpec.load(spec, arguments=arguments, overrides=overrides or ())
@@ -117,6 +120,7 @@ def segment(
                 "there already": summary.skipped,
                 "quarantined": len(summary.quarantined),
                 "tiles predicted": f"{summary.tiles_predicted} of {summary.tiles_planned} planned",
+                "engine": summary.engine,
                 "seconds": summary.seconds,
                 "voxels a second": int(summary.voxels_per_second),
             }
@@ -131,6 +135,7 @@ def plan_job(
     labels: LabelsOption = None,
     truth: TruthOption = None,
     volumes: VolumesOption = None,
+    where: WhereOption = None,
     spec: SpecOption = None,
     overrides: SetOption = None,
     metrics_port: MetricsPortOption = None,
@@ -151,6 +156,7 @@ def plan_job(
         "labels": labels,
         "truth": truth,
         "volumes": volumes,
+        "where": where,
         "metrics_port": metrics_port,
     }
     request = SegmentSpec.load(spec, arguments=arguments, overrides=overrides or ())
@@ -171,6 +177,7 @@ def evaluate(
     labels: LabelsOption = None,
     truth: TruthOption = None,
     volumes: VolumesOption = None,
+    where: WhereOption = None,
     out: OutOption = None,
     spec: SpecOption = None,
     overrides: SetOption = None,
@@ -186,6 +193,7 @@ def evaluate(
         "labels": labels,
         "truth": truth,
         "volumes": volumes,
+        "where": where,
         "out": out,
     }
     request = EvaluateSpec.load(spec, arguments=arguments, overrides=overrides or ())
@@ -204,6 +212,7 @@ def report(
     labels: LabelsOption = None,
     truth: TruthOption = None,
     volumes: VolumesOption = None,
+    where: WhereOption = None,
     out: OutOption = None,
     spec: SpecOption = None,
     overrides: SetOption = None,
@@ -219,6 +228,7 @@ def report(
         "labels": labels,
         "truth": truth,
         "volumes": volumes,
+        "where": where,
         "out": out,
     }
     request = ReportSpec.load(spec, arguments=arguments, overrides=overrides or ())

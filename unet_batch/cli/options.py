@@ -23,6 +23,14 @@ VolumesOption = Annotated[
     list[str] | None,
     typer.Option("--volumes", help="Volume ids or patterns such as 'ct_*'; may be repeated."),
 ]
+WhereOption = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        help="Condition on the Catalog: \"modality = 'CT' and spacing_z <= 3\"; also"
+        " has_labels('liver'), id like 'ct%', dtype in ('int16', 'uint16'), not, or.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 LabelsOption = Annotated[str | None, typer.Option("--labels", "-l", help="Name of the Labels.")]
 TruthOption = Annotated[str | None, typer.Option("--truth", "-t", help="Labels that are right.")]

@@ -16,12 +16,22 @@ if TYPE_CHECKING:
     from unet_batch.workflows.evaluate import EvaluateSummary
     from unet_batch.workflows.plan import PlanSummary
 
+MAX_PLANNED = 200  # Volumes of a Plan that are printed; --json lists them all
 MAX_REASONS = 20  # of quarantined Volumes that are printed; the Ledger and --json have all
 
 
 def print_json(value: Any) -> None:
     """A dataclass, or plain values, as JSON on stdout; NaN becomes null."""
     sys.stdout.write(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def print_json_list(values: Iterable[Any]) -> None:
+    """Values as a JSON array on stdout, one after the other: a million need no memory."""
+    separator = "[\n"
+    for value in values:
+        sys.stdout.write(separator + json.dumps(_plain(value), indent=2, allow_nan=False))
+        separator = ",\n"
+    sys.stdout.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
 def print_table(
@@ -100,12 +110,13 @@ def print_plan(summary: PlanSummary) -> None:
                 volume.num_sweeps,
                 volume.memory_bytes // 2**20,
             )
-            for volume in summary.volumes
+            for volume in summary.volumes[:MAX_PLANNED]
         ],
         numbers=4,
     )
     print_facts(
         {
+            "Volumes": len(summary.volumes),
             "tiles": f"{summary.tiles_left} to predict, {summary.num_tiles} in all",
             "memory of a Replica": f"{summary.memory_bytes / 2**20:.0f} MiB"
             f" (budget {summary.memory_budget / 2**20:.0f} MiB)",

@@ -1,21 +1,74 @@
-"""What is odd about a scan that can be read: warnings for its Volume, none of them an error."""
+"""What is odd about a scan that can be read, and what makes it useless.
+
+Odd scans become Volumes with a warning for each finding. A scan is refused, and so
+quarantined, only where nothing could be done with it (no finite voxel), or where a mask would
+lie on the wrong side (orientation tags that contradict each other).
+"""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_batch.errors import GeometryError, VoxelError
 from unet_batch.formats.scan import Scan
 
 MAX_SPACING_MM = 20.0
 """Thicker slices than any protocol acquires; localisers reach 15 mm."""
 
+MIN_SPACING_MM = 1e-7
+"""A tenth of a nanometre: finer than any microscope; most often metres taken for millimetres."""
+
 MAX_EXTENT_MM = 3000.0
 """Longer than a whole-body scan: most often micrometres taken for millimetres."""
 
+_LETTERS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "H": (2, 1), "F": (2, -1)}
+"""PS3.3, C.7.6.1.1.1: axis of DICOM's LPS+ patient space, and the direction along it."""
+
+_OPPOSITE_COSINE = -0.5
+"""An axis that runs more than 120 degrees away from what its letter says."""
+
 
 def odd_about(scan: Scan) -> tuple[str, ...]:
-    """The reader's own warnings, then those on spacing and voxels, as whole sentences."""
+    """The reader's own warnings, then those on spacing and voxels, as whole sentences.
+
+    Raises VoxelError where no voxel of any channel is finite.
+    """
     return (*scan.warnings, *_odd_spacing(scan), *_odd_voxels(scan))
+
+
+def odd_claims(claims: Mapping[str, str], *, where: str) -> tuple[str, ...]:
+    """What DICOM tags (keyword to text) say against the geometry or of the pixels.
+
+    Raises GeometryError where PatientOrientation contradicts ImageOrientationPatient: left and
+    right, front and back, or head and feet are then exchanged in one of the two.
+    """
+    if claims.get("AnatomicalOrientationType", "BIPED") != "BIPED":
+        return ("AnatomicalOrientationType is not BIPED: an animal; its axes are not those of RAS",)
+    letters = claims.get("PatientOrientation", "").upper().split("\\")
+    cosines = claims.get("ImageOrientationPatient", "").split("\\")
+    if len(letters) == 2 and len(cosines) == 6:
+        directions = np.reshape([float(cosine) for cosine in cosines], (2, 3))
+        for name, letter, direction in zip(("rows", "columns"), letters, directions, strict=True):
+            _check_direction(name, letter[:1], direction, where)
+    if claims.get("BurnedInAnnotation") == "YES":
+        return ("BurnedInAnnotation is YES: the pixels themselves may show a name",)
+    return ()
+
+
+def _check_direction(name: str, letter: str, direction: NDArray[np.float64], where: str) -> None:
+    if letter not in _LETTERS:
+        return
+    axis, sign = _LETTERS[letter]
+    if direction[axis] * sign < _OPPOSITE_COSINE:
+        raise GeometryError(
+            f"{where}: PatientOrientation says that {name} run towards {letter}, "
+            f"ImageOrientationPatient {direction.round(3).tolist()} says the opposite; left and "
+            "right (or front and back, head and feet) are exchanged in one of them: correct the "
+            "file at its source"
+        )
 
 
 def _odd_spacing(scan: Scan) -> list[str]:
@@ -24,20 +77,34 @@ def _odd_spacing(scan: Scan) -> list[str]:
     odd = []
     if max(spacing) > MAX_SPACING_MM:
         odd.append(f"implausible spacing {_mm(spacing)} (z, y, x): more than {MAX_SPACING_MM} mm")
+    if min(spacing) < MIN_SPACING_MM:
+        odd.append(f"implausible spacing {_mm(spacing)} (z, y, x): less than {MIN_SPACING_MM} mm")
     if max(extent) > MAX_EXTENT_MM:
         odd.append(f"implausible extent {_mm(extent)} (z, y, x): more than {MAX_EXTENT_MM} mm")
     return odd
 
 
 def _odd_voxels(scan: Scan) -> list[str]:
-    odd = []
+    odd, num_finite = [], 0
     for name, voxels in zip(scan.channels, scan.voxels_czyx, strict=True):
-        finite = voxels if voxels.dtype.kind in "iu" else voxels[np.isfinite(voxels)]
+        finite = _finite(voxels)
+        num_finite += finite.size
         if lost := voxels.size - finite.size:
             odd.append(f"channel {name}: {lost} of {voxels.size} voxels are NaN or inf")
         if finite.size and finite.min() == finite.max():
             odd.append(f"channel {name} is constant: every voxel is {finite.min()}")
+    if not num_finite:
+        raise VoxelError(f"{scan.name}: every voxel is NaN or inf; nothing can be seen in it")
     return odd
+
+
+def _finite(voxels: NDArray[np.generic]) -> NDArray[np.generic]:
+    """The finite voxels; all of them, not copied, where the extremes are."""
+    if voxels.dtype.kind in "iub":
+        return voxels
+    with np.errstate(invalid="ignore"):
+        is_whole = bool(np.isfinite(voxels.min()) and np.isfinite(voxels.max()))
+    return voxels if is_whole else voxels[np.isfinite(voxels)]
 
 
 def _mm(numbers: tuple[float, ...] | list[float]) -> str:

@@ -7,7 +7,7 @@ files into series and stacks their slices.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,23 +121,32 @@ def write_dicom_series(folder: Path, scan: Scan) -> list[Path]:
     GeometryError: a sheared grid, which DICOM cannot express.
     """
     voxels = _as_int16(scan)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{k:06d}.dcm" for k in range(len(voxels))]
+    for path, dataset, slice_yx in zip(paths, blank_slices(scan), voxels, strict=True):
+        dataset.PixelData = np.ascontiguousarray(slice_yx, dtype="<i2").tobytes()
+        dataset.save_as(path, enforce_file_format=True)
+    return paths
+
+
+def blank_slices(scan: Scan) -> Iterator[Any]:
+    """A pydicom Dataset for each z-slice of `scan`, complete but for its pixels.
+
+    Raises GeometryError for a sheared grid.
+    """
     affine_lps_xyz = swap_ras_lps(reverse_index_order(scan.affine))
     directions = affine_lps_xyz[:3, :3] / np.linalg.norm(affine_lps_xyz[:3, :3], axis=0)
     if np.abs(directions.T @ directions - np.eye(3)).max() > 1e-4:
-        raise GeometryError(f"{scan.name}: a sheared grid cannot be written as a DICOM series")
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{k:06d}.dcm" for k in range(len(voxels))]
-    for k, path in enumerate(paths):
+        raise GeometryError(f"{scan.name}: DICOM cannot express its sheared grid")
+    for k in range(scan.voxels_czyx.shape[1]):
         position = affine_lps_xyz[:3, 3] + k * affine_lps_xyz[:3, 2]
         dataset = _new_dataset(scan, k)
         dataset.ImagePositionPatient = _decimals(position)
         dataset.ImageOrientationPatient = _decimals(directions[:, :2].T.ravel())
         dataset.PixelSpacing = _decimals(scan.spacing_mm[1:])
         dataset.SliceThickness = _decimals(scan.spacing_mm[:1])[0]
-        dataset.Rows, dataset.Columns = voxels.shape[1:]
-        dataset.PixelData = np.ascontiguousarray(voxels[k], dtype="<i2").tobytes()
-        dataset.save_as(path, enforce_file_format=True)
-    return paths
+        dataset.Rows, dataset.Columns = scan.voxels_czyx.shape[2:]
+        yield dataset
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -75,8 +75,10 @@ def load(place: Place, **options: Any) -> Any:
         return pydicom.dcmread(stream, **options)
 
 
-def read_pixels(dataset: Any, place: Place) -> NDArray[np.generic]:
-    """Stored pixels (frame, y, x) of a grey image of one or many frames.
+def read_pixels(
+    dataset: Any, place: Place, *, photometrics: tuple[str, ...] = ("MONOCHROME2",)
+) -> NDArray[np.generic]:
+    """Stored pixels (frame, y, x) of an image with one value a pixel, of one or many frames.
 
     Raises
     ------
@@ -86,7 +88,7 @@ def read_pixels(dataset: Any, place: Place) -> NDArray[np.generic]:
     if "PixelData" not in dataset or "PhotometricInterpretation" not in dataset:
         raise UnreadableScanError(f"{place}: ends before its pixels; copy it again from its source")
     photometric = dataset.PhotometricInterpretation
-    if photometric != "MONOCHROME2" or dataset.get("SamplesPerPixel", 1) != 1:
+    if photometric not in photometrics or dataset.get("SamplesPerPixel", 1) != 1:
         raise VoxelError(f"{place}: {photometric} pixels; expected grey values (MONOCHROME2)")
     if "ModalityLUTSequence" in dataset:
         raise VoxelError(f"{place}: a modality lookup table; expected RescaleSlope and Intercept")

@@ -58,15 +58,15 @@ def read_slices(place: Place) -> list[Slice]:
     """
     with translated(place):
         dataset = load(place)
-        frames = read_pixels(dataset, place)
-        attributes = [dataset] if len(frames) == 1 else None
-        if "PerFrameFunctionalGroupsSequence" in dataset:
-            attributes = list(frame_attributes(dataset, place))
-        if attributes is None:
+        num_frames = int(dataset.get("NumberOfFrames") or 1)
+        is_enhanced = "PerFrameFunctionalGroupsSequence" in dataset
+        if num_frames > 1 and not is_enhanced:
             raise VoxelError(
-                f"{place}: {len(frames)} frames without functional groups that say where they "
-                "lie; expected a classic series or an enhanced image"
+                f"{place}: {num_frames} frames in one file without functional groups that say "
+                "where they lie; expected a classic series or an enhanced image"
             )
+        attributes = list(frame_attributes(dataset, place)) if is_enhanced else [dataset]
+        frames = read_pixels(dataset, place)
         if len(attributes) != len(frames):
             raise UnreadableScanError(
                 f"{place}: {len(frames)} frames, {len(attributes)} functional groups: corrupt"

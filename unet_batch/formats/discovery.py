@@ -2,12 +2,15 @@
 
     sources:  data/                 Volume ids
                 a.nii.gz            a
-                p1/T1.nii.gz        p1_T1
+                p1/T1.nrrd          p1_T1
                 p1/ct/000.dcm ...   p1_ct         one series in the folder
                 p2/000.dcm ...      p2_1, p2_2    several, by SeriesNumber
+                b.zip               b, b_x_ct     series in folders of a zip, as of a folder
+                c.ome.zarr/         c
+                slides/1.png ...    slides_1      where a folder holds nothing but pictures
 
-What a file is, its content says (DICOM) or its suffix promises (NIfTI); a promise that is
-not kept becomes a named error when the ScanSource is read.
+What a file is, its content says (DICOM, Zarr) or its suffix promises; a promise that is not
+kept becomes a named error when the ScanSource is read.
 """
 
 from __future__ import annotations
@@ -19,20 +22,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-import numpy as np
-
-from unet_batch.errors import GeometryError, SpecError
-from unet_batch.formats.dicom import is_dicom, read_dicom_series, sort_into_series
+from unet_batch.errors import GeometryError, SpecError, UnreadableScanError
+from unet_batch.formats.dicom import read_dicom_series, sort_into_series
+from unet_batch.formats.dicom_file import Place, is_dicom
 from unet_batch.formats.geometry import onto_grid
-from unet_batch.formats.nifti import SUFFIXES, read_nifti, read_nifti_mask, stem_of
+from unet_batch.formats.kinds import FILE_SUFFIXES, Kind, kind_of, stem_of
+from unet_batch.formats.labels import MaskRules
+from unet_batch.formats.masks import is_object_folder, read_masks
+from unet_batch.formats.ngff import is_zarr
+from unet_batch.formats.readers import ReadOptions, read_channels, read_image, read_stack
 from unet_batch.formats.scan import Mask, Scan
 from unet_batch.formats.walk import Walk
+from unet_batch.formats.zips import ZipMember, list_zip
 
-_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _MAX_NAME_LENGTH = 128
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_ZIP = ".zip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +52,28 @@ class ScanSource:
     """
 
     name: str
-    kind: Literal["nifti", "dicom"]
-    paths: tuple[Path, ...]
+    kind: Kind | Literal["zip"]
+    paths: tuple[Place, ...]
     folder: str
     stem: str
     channels: tuple[str, ...] = ()
-    truth: Mapping[str, Path] = field(default_factory=dict)
+    truth: Mapping[str, Place] = field(default_factory=dict)
+    options: ReadOptions = field(default_factory=ReadOptions)
 
     def read(self) -> Scan:
         """The Scan. Raises ScanError (unreadable, geometry, voxels), naming the file."""
         if self.kind == "dicom":
-            return read_dicom_series(self.paths, name=self.name)
-        if not self.channels:
-            return read_nifti(self.paths[0], name=self.name)
-        return _stack_channels(self)
+            tilt = self.options.resample_tilt
+            return read_dicom_series(self.paths, name=self.name, resample_tilt=tilt)
+        files = [path for path in self.paths if isinstance(path, Path)]
+        if self.kind == "zip":
+            list_zip(files[0])
+            raise UnreadableScanError(f"{files[0]}: was damaged when it was found; ingest again")
+        if self.channels:
+            return read_channels(files, self.channels, self.options, name=self.name)
+        if len(files) > 1:
+            return read_stack(files, self.options, name=self.name)
+        return read_image(files[0], self.options, name=self.name)
 
     def read_truth(
         self, scan: Scan, class_names: Mapping[str, Mapping[int, str]] | None = None
@@ -67,14 +82,17 @@ class ScanSource:
 
         `class_names` has names of values for each Labels name. Raises ScanError, as `read`.
         """
-        masks = {}
-        shape = scan.voxels_czyx.shape
-        for labels, path in self.truth.items():
-            mask = read_nifti_mask(path, class_names=(class_names or {}).get(labels))
-            try:
-                masks[labels] = onto_grid(mask, scan.affine, (shape[1], shape[2], shape[3]))
-            except GeometryError as error:
-                raise GeometryError(f"{path} ({labels}): {error}") from error
+        masks: dict[str, Mask] = {}
+        _, z, y, x = scan.voxels_czyx.shape
+        for labels, place in self.truth.items():
+            rules = self.options.masks.get(labels, MaskRules())
+            if names := (class_names or {}).get(labels):
+                rules = replace(rules, class_names=names)
+            for name, mask in read_masks(place, scan, labels, rules).items():
+                try:
+                    masks[name] = onto_grid(mask, scan.affine, (z, y, x))
+                except GeometryError as error:
+                    raise GeometryError(f"{place} ({name}): {error}") from error
         return masks
 
 
@@ -92,6 +110,7 @@ def discover(
     truth: Mapping[str, str] | None = None,
     channels: Mapping[str, str] | None = None,
     exclude: Sequence[str] = (),
+    options: ReadOptions | None = None,
 ) -> Discovery:
     """Every scan of `sources`, with its truth masks.
 
@@ -99,23 +118,26 @@ def discover(
     ----------
     sources: files, folders (walked recursively), or patterns such as `data/*/CT.nii.gz`.
     truth: Labels name to a folder that holds masks named as their scans (`<folder>/<stem>` or
-        `<stem>`, `.nii` or `.nii.gz`), or to a pattern with `{folder}`, `{stem}` or `{name}`.
+        `<stem>` and a suffix), or to a pattern with `{folder}`, `{stem}` or `{name}`; it may
+        name a folder of one mask an object, or a member of a zip (`a.zip!x/RS.dcm`).
         Files that serve as masks are not scans.
     channels: channel name to a file name pattern; then each folder is one Volume, of the files
         that match, in this order.
     exclude: file name patterns to leave out.
+    options: how files are read, carried along by each ScanSource.
 
     Raises
     ------
     SpecError: a source that does not exist or holds no scan, two scans of one name, truth that
         fits no scan.
     """
-    truth, channels = truth or {}, channels or {}
+    truth, channels, options = truth or {}, channels or {}, options or ReadOptions()
     walk = Walk(tuple(exclude), _mask_folders(truth))
-    found = [_scans_of(source, walk, channels) for source in sources]
+    found = [_scans_of(source, walk, channels, options) for source in sources]
     with_truth = _with_truth([scan for part in found for scan in part.scans], truth)
-    masks = {path for scan in with_truth for path in scan.truth.values()}
-    scans = [scan for scan in with_truth if not masks.intersection(scan.paths)]
+    masks = {place for scan in with_truth for place in scan.truth.values()}
+    scans = [scan for scan in with_truth if not masks.intersection(_files_and_folders(scan))]
+    scans = [replace(scan, options=options) for scan in scans]
     _refuse_clashes(scans)
     notes = tuple(note for part in found for note in part.notes)
     return Discovery(tuple(sorted(scans, key=lambda scan: scan.name)), notes)
@@ -136,6 +158,9 @@ def safe_name(relative: str) -> str:
     return f"{digest}_{name[len(digest) + 1 - _MAX_NAME_LENGTH :]}"
 
 
+AnyPlace = TypeVar("AnyPlace", Path, ZipMember)
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
     """Scans of one folder, and notes on its other files."""
@@ -144,43 +169,99 @@ class _Found:
     notes: tuple[str, ...] = ()
 
 
-def _scans_of(source: str | Path, walk: Walk, channels: Mapping[str, str]) -> _Found:
+def _files_and_folders(scan: ScanSource) -> set[Place | Path]:
+    return {p for path in scan.paths for p in (path, path.parent, *path.parent.parents)}
+
+
+def _scans_of(
+    source: str | Path, walk: Walk, channels: Mapping[str, str], options: ReadOptions
+) -> _Found:
     found = walk.find(source)
-    by_folder: dict[Path, list[Path]] = {}
-    for path in found.files:
-        by_folder.setdefault(path.parent, []).append(path)
     parts = [
         _channel_scan(found.root, folder, files, channels)
         if channels
-        else _folder_scans(found.root, folder, files)
-        for folder, files in by_folder.items()
+        else _folder_scans(found.root, folder, files, options)
+        for folder, files in _by_folder(found.files).items()
     ]
     scans = tuple(scan for part in parts for scan in part.scans)
     notes = (*found.notes, *(note for part in parts for note in part.notes))
     if not scans:
         seen = "".join(f"\n  {note}" for note in notes[:5])
         raise SpecError(
-            f"no scan in {str(source)!r}: expected .nii, .nii.gz or DICOM files"
+            f"no scan in {str(source)!r}: expected DICOM (also in .zip), OME-Zarr, "
+            + ", ".join(FILE_SUFFIXES)
             + (f" for the channels {dict(channels)}" if channels else "")
             + seen
         )
     return _Found(scans, notes)
 
 
-def _folder_scans(root: Path, folder: Path, files: Sequence[Path]) -> _Found:
-    images = [path for path in files if path.name.lower().endswith(SUFFIXES)]
-    scans = [_named(root, folder, stem_of(path), "nifti", (path,)) for path in images]
-    rest = [path for path in files if path not in images]
-    dicom = [p for p in rest if is_dicom(p) or p.suffix.lower() in _DICOM_SUFFIXES]
+def _by_folder(files: Iterable[AnyPlace]) -> dict[Path, list[AnyPlace]]:
+    folders: dict[Path, list[AnyPlace]] = {}
+    for path in files:
+        folders.setdefault(path.parent, []).append(path)
+    return folders
+
+
+def _folder_scans(root: Path, folder: Path, files: Sequence[Path], options: ReadOptions) -> _Found:
+    """The scans that lie in one folder: files by suffix, DICOM by content, zips by theirs."""
+    zips = [path for path in files if path.suffix.lower() == _ZIP]
+    images = [path for path in files if kind_of(path) not in {None, "dicom"} or path.is_dir()]
+    rest = [path for path in files if path not in images and path not in zips]
+    series = _series_scans(root, folder, rest)
+    in_zips = [_zip_scans(root, path) for path in zips]
+    pictures = [path for path in images if kind_of(path) == "picture"]
+    notes = (*series.notes, *(note for part in in_zips for note in part.notes))
+    scans = [*series.scans, *(scan for part in in_zips for scan in part.scans)]
+    if pictures and (scans or len(pictures) < len(images)):
+        images = [path for path in images if path not in pictures]
+        notes = (*notes, f"{folder}: skipped {len(pictures)} pictures beside scans")
+    if options.stack_pictures and len(images) > 1:
+        kind = kind_of(images[0]) or "picture"
+        parent = _parent_in(root, folder)
+        scans.append(_named(root, parent, folder.name, kind, tuple(images)))
+    else:
+        scans += [_file_scan(root, folder, path) for path in images]
+    return _Found(tuple(scans), notes)
+
+
+def _file_scan(root: Path, folder: Path, path: Path) -> ScanSource:
+    kind = "ome-zarr" if path.is_dir() else kind_of(path)
+    return _named(root, folder, stem_of(path), kind or "picture", (path,))
+
+
+def _series_scans(root: Path, folder: Path, files: Sequence[Place]) -> _Found:
+    """The DICOM series of one folder, of a disk or of a zip."""
+    dicom = [p for p in files if kind_of(Path(p.name)) == "dicom" or is_dicom(p)]
     sorted_files = sort_into_series(dicom)
     several = len(sorted_files.series) > 1
+    scans = []
     for number, paths in enumerate(sorted_files.series, start=1):
         stem = f"{folder.name}_{number}" if several else folder.name
         scans.append(_named(root, _parent_in(root, folder), stem, "dicom", paths))
     notes = sorted_files.notes
-    if others := len(rest) - len(dicom):
-        notes = (*notes, f"{folder}: skipped {others} files that are neither NIfTI nor DICOM")
+    if others := len(files) - len(dicom):
+        notes = (*notes, f"{folder}: skipped {others} files of no known kind")
     return _Found(tuple(scans), notes)
+
+
+def _zip_scans(root: Path, path: Path) -> _Found:
+    """The DICOM series in a zip, named as if it were a folder without the suffix."""
+    try:
+        members, notes = list_zip(path)
+    except UnreadableScanError:
+        return _Found((_named(root, path.parent, path.stem, "zip", (path,)),))
+    parts = [_series_scans(root, folder, files) for folder, files in _by_folder(members).items()]
+    scans = tuple(_out_of_zip(scan) for part in parts for scan in part.scans)
+    notes = (*notes, *(note for part in parts for note in part.notes))
+    return _Found(scans, notes if scans or notes else (f"{path}: skipped, an empty zip",))
+
+
+def _out_of_zip(scan: ScanSource) -> ScanSource:
+    """`scan` with ids that hold the zip's name without its suffix."""
+    folder = re.sub(r"\.zip(?=/|$)", "", scan.folder, flags=re.IGNORECASE)
+    stem = re.sub(r"\.zip(?=$|_\d+$)", "", scan.stem, flags=re.IGNORECASE)
+    return replace(scan, name=safe_name(f"{folder}/{stem}"), folder=folder, stem=stem)
 
 
 def _channel_scan(
@@ -189,8 +270,9 @@ def _channel_scan(
     chosen = {name: _only_match(folder, files, name, p) for name, p in channels.items()}
     present = tuple(path for path in chosen.values() if path is not None)
     if len(present) == len(channels):
-        scan = _named(root, _parent_in(root, folder), folder.name, "nifti", present)
-        return _Found((replace(scan, channels=tuple(channels)),))
+        kind = kind_of(present[0]) or "dicom"
+        scan = _named(root, _parent_in(root, folder), folder.name, kind, present)
+        return _Found((replace(scan, kind=kind, channels=tuple(channels)),))
     lacking = ", ".join(name for name, path in chosen.items() if path is None)
     return _Found(notes=(f"{folder}: skipped, no file for channel {lacking}",) if present else ())
 
@@ -201,7 +283,7 @@ def _parent_in(root: Path, folder: Path) -> Path:
 
 
 def _named(
-    root: Path, folder: Path, stem: str, kind: Literal["nifti", "dicom"], paths: tuple[Path, ...]
+    root: Path, folder: Path, stem: str, kind: Kind | Literal["zip"], paths: tuple[Place, ...]
 ) -> ScanSource:
     relative = folder.relative_to(root).as_posix()
     relative = "" if relative == "." else relative
@@ -218,25 +300,8 @@ def _only_match(folder: Path, files: Sequence[Path], channel: str, pattern: str)
     return matches[0] if matches else None
 
 
-def _stack_channels(source: ScanSource) -> Scan:
-    """One Scan of all files of `source`; each must be 3-D and on the first one's grid."""
-    scans = [read_nifti(path, name=source.name) for path in source.paths]
-    first = scans[0]
-    for path, scan in zip(source.paths, scans, strict=True):
-        same = np.allclose(scan.affine, first.affine, rtol=0, atol=1e-3)
-        if scan.voxels_czyx.shape != (1, *first.voxels_czyx.shape[1:]) or not same:
-            raise GeometryError(
-                f"{path}: channels of one Volume share one grid; expected 1 channel of "
-                f"{first.voxels_czyx.shape[1:]} voxels with affine\n{first.affine}\n"
-                f"got {scan.voxels_czyx.shape} with affine\n{scan.affine}"
-            )
-    voxels = np.concatenate([scan.voxels_czyx for scan in scans])
-    odd = tuple(dict.fromkeys(w for scan in scans for w in scan.warnings))
-    return replace(first, voxels_czyx=voxels, channels=source.channels, warnings=odd)
-
-
 def _mask_folders(truth: Mapping[str, str]) -> frozenset[Path]:
-    plain = [place for place in truth.values() if "{" not in place]
+    plain = [place for place in truth.values() if not _is_pattern(place)]
     for place in plain:
         if not Path(place).expanduser().is_dir():
             raise SpecError(
@@ -245,10 +310,15 @@ def _mask_folders(truth: Mapping[str, str]) -> frozenset[Path]:
     return frozenset(Path(place).expanduser().resolve() for place in plain)
 
 
+def _is_pattern(place: str) -> bool:
+    """Whether `place` is one path to be filled in, rather than a folder of masks."""
+    return "{" in place or f"{_ZIP}!" in place
+
+
 def _with_truth(scans: list[ScanSource], truth: Mapping[str, str]) -> list[ScanSource]:
-    masks: dict[str, dict[str, Path]] = {scan.name: {} for scan in scans}
+    masks: dict[str, dict[str, Place]] = {scan.name: {} for scan in scans}
     for labels, place in truth.items():
-        owners: dict[Path, str] = {}
+        owners: dict[Place, str] = {}
         for scan in scans:
             path = _find_mask(scan, place)
             if path is None or path in scan.paths:
@@ -268,21 +338,36 @@ def _with_truth(scans: list[ScanSource], truth: Mapping[str, str]) -> list[ScanS
     return [replace(scan, truth=masks[scan.name]) for scan in scans]
 
 
-def _find_mask(scan: ScanSource, place: str) -> Path | None:
-    if "{" in place:
+def _find_mask(scan: ScanSource, place: str) -> Place | None:
+    if _is_pattern(place):
         try:
             filled = place.format(folder=scan.folder, stem=scan.stem, name=scan.name)
         except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise SpecError(f"truth {place!r}: known are {{folder}}, {{stem}}, {{name}}") from error
+        archive, is_member, member = filled.partition(f"{_ZIP}!")
+        if is_member:
+            return _find_member(Path(f"{archive}{_ZIP}").expanduser().resolve(), member)
         path = Path(filled).expanduser().resolve()
-        return path if path.is_file() else None
+        return path if path.exists() else None
     root = Path(place).expanduser().resolve()
     for relative in (f"{scan.folder}/{scan.stem}", scan.stem, scan.name):
-        for suffix in (".nii.gz", ".nii"):
+        for suffix in (*FILE_SUFFIXES, ".ome.zarr", ".zarr", ""):
             path = (root / f"{relative.lstrip('/')}{suffix}").resolve()
-            if path.is_file() and path.is_relative_to(root):
+            found = path.is_file() if suffix else is_object_folder(path)
+            if path.is_relative_to(root) and (found or is_zarr(path)):
                 return path
     return None
+
+
+def _find_member(archive: Path, member: str) -> ZipMember | None:
+    """The member of that name; None where the zip, or the member in it, is missing."""
+    if not archive.is_file():
+        return None
+    try:
+        members, _ = list_zip(archive)
+    except UnreadableScanError:
+        return None
+    return next((found for found in members if found.member == member), None)
 
 
 def _refuse_clashes(scans: list[ScanSource]) -> None:

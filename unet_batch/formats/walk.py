@@ -1,7 +1,8 @@
 """The files of a source (file, folder or pattern), without stepping out of it.
 
-Links that lead out of the source, hidden files, Zarr folders and whatever the caller
-excludes are left alone; links are worth a note, because somebody put them there on purpose.
+Links that lead out of the source, hidden files, Archives and whatever the caller excludes are
+left alone; links are worth a note, because somebody put them there on purpose. A Zarr folder
+counts as one file.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from unet_batch.errors import SpecError
+from unet_batch.formats.ngff import is_zarr
 
+_ARCHIVE_DOCUMENT = "archive.json"
 _WILDCARDS = re.compile(r"[*?\[]")
 
 
@@ -41,9 +44,9 @@ class Walk:
         """
         text = str(source)
         path = Path(text).expanduser().resolve()
-        if path.is_dir():
+        if path.is_dir() and not is_zarr(path):
             return self._checked(path, self._below(path))
-        if path.is_file():
+        if path.exists():
             return FoundFiles(path.parent, (path,), ())
         root = _fixed_part(path)
         if root == path or not root.is_dir():
@@ -57,26 +60,30 @@ class Walk:
         for path in found:
             if not path.resolve().is_relative_to(root):
                 notes.append(f"{path}: skipped, a link that leads out of {root}")
-            elif path.is_file():
+            elif path.is_file() or is_zarr(path):
                 files.append(path)
         return FoundFiles(root, tuple(files), tuple(notes))
 
     def _expand(self, match: Path) -> Iterator[Path]:
-        if match.is_dir() and self._may_enter(match):
-            yield from self._below(match)
+        if match.is_dir():
+            if self._may_enter(match):
+                yield from [match] if is_zarr(match) else self._below(match)
         elif self._is_wanted(match):
             yield match
 
     def _below(self, root: Path) -> Iterator[Path]:
         for folder, subfolders, names in os.walk(root, followlinks=False):
             here = Path(folder)
-            subfolders[:] = [name for name in sorted(subfolders) if self._may_enter(here / name)]
+            entered = [name for name in sorted(subfolders) if self._may_enter(here / name)]
+            arrays = [name for name in entered if is_zarr(here / name)]
+            subfolders[:] = [name for name in entered if name not in arrays]
+            yield from (here / name for name in arrays if self._is_wanted(here / name))
             yield from (here / name for name in sorted(names) if self._is_wanted(here / name))
 
     def _may_enter(self, folder: Path) -> bool:
         if folder.name.startswith(".") or folder.is_symlink():
             return False
-        return folder not in self.skip_folders and not (folder / "zarr.json").exists()
+        return folder not in self.skip_folders and not (folder / _ARCHIVE_DOCUMENT).exists()
 
     def _is_wanted(self, path: Path) -> bool:
         hidden = path.name.startswith(".")

@@ -84,7 +84,7 @@ class Driver:
     ----------
     plan: what to do.
     schedule: decides the order.
-    pool: Replicas; the Driver starts them and replaces those that die.
+    pool: Replicas; the Driver starts those that are missing and replaces those that die.
     volumes: opens a Volume by id.
     target: where a Volume's labels go.
     class_values: label value of each class of the network.
@@ -121,16 +121,13 @@ class Driver:
 
     def run(self) -> None:
         """Until every Volume has its outcome. Raises ReplicaError where no Replica can start."""
-        for _ in range(self._pool.size.count):
-            self._start_replica()
-        try:
-            self._carry_out(self._schedule.start(num_replicas=self._pool.size.count))
-            while not self._schedule.is_finished:
-                for event in self._next_events():
-                    self._carry_out(self._schedule.handle(event))
-                self._tell_queue()
-        finally:
-            self._pool.close()
+        for name, ref in self._pool.start_all():
+            self._pending[ref] = partial(self._was_started, name)
+        self._carry_out(self._schedule.start(num_replicas=self._pool.size.count))
+        while not self._schedule.is_finished:
+            for event in self._next_events():
+                self._carry_out(self._schedule.handle(event))
+            self._tell_queue()
 
     # ---- events ---------------------------------------------------------------------------
 
@@ -289,7 +286,11 @@ class Driver:
         voxels = sum(order.layout.finished_region(order.block).num_voxels for order in orders)
         self._listen(
             events.StageTimed(
-                "predict", report.busy_s, num_voxels=voxels, num_tiles=report.num_tiles
+                "predict",
+                report.busy_s,
+                num_voxels=voxels,
+                num_tiles=report.num_tiles,
+                parts=report.seconds,
             )
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import torch
 
@@ -11,11 +12,53 @@ from unet_batch.models.bundle import Bundle
 from unet_batch.models.precision import Precision, memory_layout, resolve_precision
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What goes into a network and comes out: channels, classes, and the tile (z, y, x).
+
+    A planar (2-D) network has tiles one voxel thick.
+    """
+
+    in_channels: int
+    num_classes: int
+    roi_zyx: tuple[int, int, int]
+    is_planar: bool = False
+
+    @classmethod
+    def of(cls, bundle: Bundle, roi_zyx: tuple[int, int, int]) -> Self:
+        """The frame of a Bundle's network with tiles of `roi_zyx`."""
+        classes, planar = len(bundle.classes), bundle.spatial_dims == 2
+        return cls(bundle.in_channels, classes, roi_zyx, planar)
+
+    def check(self, logits: object, batch: torch.Tensor) -> torch.Tensor:
+        """`logits`, if they are one a class for every voxel of `batch`, as (n, c, z, y, x).
+
+        Raises BundleError with both shapes where they are not.
+        """
+        expected = (len(batch), self.num_classes, *batch.shape[2:])
+        if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
+            got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise BundleError(
+                f"the network returned {got} for tiles {tuple(batch.shape)}; expected {expected}."
+                " A Bundle's network must return one logit a class for every voxel of the tile"
+            )
+        return logits.unsqueeze(2) if self.is_planar else logits
+
+
 class Engine(Protocol):
-    """What the Predictor needs of a network."""
+    """What the Predictor needs of a network.
+
+    `name` says what runs (`torch bf16`). A tile's logits must not depend on its neighbours
+    in a batch of `min_batch` or more.
+    """
+
+    name: str
+    frame: Frame
+    device: torch.device
+    min_batch: int
 
     def tiles(self, count: int) -> torch.Tensor:
-        """An uninitialised batch, float (count, c, z, y, x) of tiles, in the best layout."""
+        """An uninitialised batch (count, c, z, y, x) in the type and layout that is taken."""
         ...
 
     def forward(self, tiles_nczyx: torch.Tensor) -> torch.Tensor:
@@ -28,80 +71,43 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """A PyTorch network, in float32 or under bfloat16 autocast.
+    """A PyTorch network, in float32 or under bfloat16 autocast."""
 
-    Attributes
-    ----------
-    num_classes: channels of the logits.
-    roi_zyx: the tile; a 2-D network has a tile one voxel thick.
-    precision: `fp32` or `bf16`, as resolved from the device.
-    """
+    # A lone tile takes another oneDNN kernel in fp32: other bits, and half as fast.
+    min_batch = 2
 
     def __init__(
         self,
         network: torch.nn.Module,
+        frame: Frame,
         *,
-        in_channels: int,
-        num_classes: int,
-        roi_zyx: tuple[int, int, int],
-        is_planar: bool = False,
         precision: Precision = "auto",
         device: torch.device | None = None,
     ) -> None:
+        self.frame = frame
         self.device = device or torch.device("cpu")
         self.precision = resolve_precision(precision, self.device)
-        self.num_classes, self.roi_zyx = num_classes, roi_zyx
-        self._in_channels, self._is_planar = in_channels, is_planar
-        self._layout = memory_layout(self.precision, self.device, 2 if is_planar else 3)
+        self.name = f"torch {self.precision}"
+        self._layout = memory_layout(self.precision, self.device, 2 if frame.is_planar else 3)
         self._network = network.to(self.device).eval()
         self._network.to(memory_format=self._layout)  # type: ignore[call-overload]
 
-    @classmethod
-    def from_bundle(
-        cls,
-        bundle: Bundle,
-        *,
-        roi_zyx: tuple[int, int, int],
-        precision: Precision = "auto",
-        device: torch.device | None = None,
-    ) -> TorchEngine:
-        """The Bundle's network with its weights on `device`."""
-        return cls(
-            bundle.network(),
-            in_channels=bundle.in_channels,
-            num_classes=len(bundle.classes),
-            roi_zyx=roi_zyx,
-            is_planar=bundle.spatial_dims == 2,
-            precision=precision,
-            device=device,
-        )
-
     def tiles(self, count: int) -> torch.Tensor:
-        """An uninitialised batch of `count` tiles, in the type and layout the network takes."""
-        shape = (count, self._in_channels, *self.roi_zyx)
+        """An uninitialised batch of `count` tiles."""
+        shape = (count, self.frame.in_channels, *self.frame.roi_zyx)
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        layout = torch.contiguous_format if self._is_planar else self._layout
+        layout = torch.contiguous_format if self.frame.is_planar else self._layout
         return torch.empty(shape, device=self.device, dtype=dtype, memory_format=layout)
 
     def forward(self, tiles_nczyx: torch.Tensor) -> torch.Tensor:
         """Logits of a batch; raises BundleError where the network returns another shape."""
-        batch = tiles_nczyx.squeeze(2) if self._is_planar else tiles_nczyx
+        batch = tiles_nczyx.squeeze(2) if self.frame.is_planar else tiles_nczyx
         batch = batch.contiguous(memory_format=self._layout)
         is_bf16 = self.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16):
             logits = self._network(batch)
-        return self._checked(logits, batch)
+        return self.frame.check(logits, batch)
 
     def close(self) -> None:
         """Drop the network."""
         del self._network
-
-    def _checked(self, logits: object, batch: torch.Tensor) -> torch.Tensor:
-        expected = (len(batch), self.num_classes, *batch.shape[2:])
-        if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
-            got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise BundleError(
-                f"the network returned {got} for tiles {tuple(batch.shape)}; expected {expected}."
-                " A Bundle's network must return one logit a class for every voxel of the tile"
-            )
-        return logits.unsqueeze(2) if self._is_planar else logits

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import ray
 
 from unet_batch.errors import ReplicaError
+from unet_batch.inference.choosing import EngineKind
 from unet_batch.inference.replica import Replica
 from unet_batch.planning.specs.segment import InferenceSpec, ResourceSpec
 
@@ -45,7 +47,7 @@ class ReplicaSize:
 
 
 class ReplicaPool:
-    """Replicas by name; a dead one is replaced under a new name."""
+    """Replicas by name; a dead one is replaced under a new name. A context that ends them all."""
 
     def __init__(
         self,
@@ -54,20 +56,40 @@ class ReplicaPool:
         *,
         size: ReplicaSize,
         roi_zyx: tuple[int, int, int],
+        engine: EngineKind = "torch",
     ) -> None:
         self.size = size
         self._arguments = (model, inference)
-        self._roi_zyx = roi_zyx
+        self._roi_zyx, self._engine = roi_zyx, engine
         self._actors: dict[str, Any] = {}
         self._names = (f"replica-{k}" for k in count())
         self._failed_starts = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start_all(self) -> list[tuple[str, ray.ObjectRef[Any]]]:
+        """Begin the Replicas that are missing; all names, each with a reference as `start`'s."""
+        living = [(name, actor.warm_up.remote()) for name, actor in self._actors.items()]
+        return living + [self.start() for _ in range(self.size.count - len(living))]
 
     def start(self) -> tuple[str, ray.ObjectRef[Any]]:
         """Begin one Replica; its name, and a reference that is there once it is warm."""
         name = next(self._names)
         actor_class = ray.remote(num_cpus=self.size.num_cpus, num_gpus=self.size.num_gpus)(Replica)
         actor: Any = actor_class.remote(
-            *self._arguments, roi_zyx=self._roi_zyx, num_threads=self.size.num_cpus
+            *self._arguments,
+            roi_zyx=self._roi_zyx,
+            engine=self._engine,
+            num_threads=self.size.num_cpus,
         )
         self._actors[name] = actor
         warm: ray.ObjectRef[Any] = actor.warm_up.remote()

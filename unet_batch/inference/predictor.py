@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from unet_batch.errors import BundleError, ReplicaError, UnetBatchError
-from unet_batch.inference.engine import TorchEngine
+from unet_batch.inference.engine import Engine
 from unet_batch.inference.slab import Slab
 from unet_batch.models.intensity import Normalizer
 from unet_batch.planning.specs.intensity import IntensitySpec
@@ -27,11 +27,6 @@ from unet_batch.tiling.blocks import Block, BlockLayout, Cell
 from unet_batch.tiling.box import Box, Index
 from unet_batch.tiling.grid import indices
 from unet_batch.tiling.importance import Importance
-
-# A tile's logits are the same bits in every batch of two or more, but not alone (oneDNN
-# takes another fp32 kernel, half as fast a tile): so a lone tile gets an empty neighbour, and
-# a result does not depend on which tiles shared a batch.
-MIN_BATCH = 2
 
 Array = NDArray[np.generic]
 Piece = tuple[Box, Array]
@@ -69,7 +64,7 @@ class Predictor:
 
     def __init__(
         self,
-        engine: TorchEngine,
+        engine: Engine,
         *,
         intensity: IntensitySpec,
         class_values: Sequence[int],
@@ -100,10 +95,10 @@ class Predictor:
 
     def warm_up(self) -> None:
         """Predict an empty batch: loads what is compiled, and takes the memory, beforehand."""
-        tile = Box.from_shape(self.engine.roi_zyx)
+        tile = Box.from_shape(self.engine.frame.roi_zyx)
         slab = Slab(extent=tile, axis=0, roi=tile.stop, importance=self._importance)
         with torch.inference_mode():
-            batch = self.engine.tiles(max(self._batch_size, MIN_BATCH)).zero_()
+            batch = self.engine.tiles(max(self._batch_size, self.engine.min_batch)).zero_()
             slab.add(self.engine.forward(batch)[0], tile)
             slab.finish(tile, torch.empty(tile.shape, dtype=torch.uint8, device=batch.device))
 
@@ -157,7 +152,9 @@ class Predictor:
 
     def _forward(self, batch: Sequence[tuple[_Pass, Index]]) -> torch.Tensor:
         started = perf_counter()
-        tiles = self.engine.tiles(max(len(batch), MIN_BATCH))
+        # An Engine's results depend on no neighbour in a batch of `min_batch`: fill it up, so
+        # that a Volume's labels do not depend on which others shared its batches.
+        tiles = self.engine.tiles(max(len(batch), self.engine.min_batch))
         tiles[len(batch) :] = 0
         for room, (under_way, index) in zip(tiles, batch, strict=False):
             under_way.read_tile(index, room)

@@ -12,7 +12,8 @@ import psutil
 import ray
 import torch
 
-from unet_batch.inference.engine import TorchEngine
+from unet_batch.inference.choosing import EngineKind, load_engine
+from unet_batch.inference.engine import Frame
 from unet_batch.inference.predictor import Array, BlockOrder, Piece, Predictor
 from unet_batch.inference.reading import PieceRef
 from unet_batch.models.bundle import load_bundle
@@ -43,16 +44,19 @@ class Replica:
         inference: InferenceSpec,
         *,
         roi_zyx: tuple[int, int, int],
+        engine: EngineKind,
         num_threads: int,
     ) -> None:
-        # Ray sets OMP_NUM_THREADS from the actor's num_cpus before torch is imported.
-        torch.set_num_threads(num_threads)
-        numba.set_num_threads(min(num_threads, numba.get_num_threads()))
+        use_threads(num_threads)
         bundle = load_bundle(model)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._predictor = Predictor(
-            TorchEngine.from_bundle(
-                bundle, roi_zyx=roi_zyx, precision=inference.precision, device=device
+            load_engine(
+                engine,
+                bundle,
+                Frame.of(bundle, roi_zyx),
+                precision=inference.precision,
+                device=device,
             ),
             intensity=bundle.intensity,
             class_values=[one.value for one in bundle.classes],
@@ -61,9 +65,9 @@ class Replica:
         )
 
     def warm_up(self) -> str:
-        """Predict an empty Block, so that the first one finds all in place; the precision used."""
+        """Predict an empty batch, so that the first Block finds all in place; what runs it."""
         self._predictor.warm_up()
-        return self._predictor.engine.precision
+        return self._predictor.engine.name
 
     def predict(
         self, orders: Sequence[BlockOrder], inputs: Sequence[Sequence[PieceRef]]
@@ -99,6 +103,12 @@ class Replica:
     def forget(self, volume_id: str) -> None:
         """Drop the slabs of a Volume that was given up."""
         self._predictor.forget(volume_id)
+
+
+def use_threads(number: int) -> None:
+    """Let torch and numba use `number` threads; Ray had set OMP_NUM_THREADS to the actor's CPUs."""
+    torch.set_num_threads(number)
+    numba.set_num_threads(min(number, numba.get_num_threads()))
 
 
 def _fetch(pieces: Sequence[PieceRef]) -> list[Piece] | str:

@@ -2,8 +2,17 @@
 
 The network runs on torch's meta device, where tensors have shapes but no memory, and every
 storage an operation makes is counted for as long as Python holds it. Scratch space inside
-one operation (reordered weights, im2col) is not seen; `tests/models/test_footprint.py`
-compares with what a real pass holds.
+one operation (reordered weights, im2col) is not seen. Growth of the resident set measured on
+the CPU, against this estimate:
+
+=============================== ========== ==========
+network, batch                  measured   estimate
+=============================== ========== ==========
+residual U-Net, 4 x 96³, bf16       95 MiB     94 MiB
+DynUNet 32-320, 1 x 64³, bf16       96 MiB     85 MiB
+DynUNet 32-320, 1 x 64³, fp32      219 MiB    169 MiB
+residual U-Net, 4 x 96³, fp32      355 MiB    189 MiB
+=============================== ========== ==========
 """
 
 from __future__ import annotations
@@ -26,7 +35,7 @@ def activation_bytes(
     `batch_shape` is (n, channels, *tile); `dtype` what the pass computes in (bfloat16 under
     autocast). The weights are not counted; `network` is left as it is.
     """
-    skeleton = copy.deepcopy(network, memo={}).to(device="meta", dtype=dtype).eval()
+    skeleton = copy.deepcopy(network).to(device="meta", dtype=dtype).eval()
     with torch.no_grad(), _LiveBytes() as live:
         skeleton(torch.empty(tuple(batch_shape), dtype=dtype, device="meta"))
     return int(live.peak)

@@ -39,6 +39,7 @@ class StageTimed:
     num_bytes: int = 0
     num_voxels: int = 0
     num_tiles: int = 0
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

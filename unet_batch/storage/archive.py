@@ -20,13 +20,16 @@ from unet_batch.errors import (
     SpecError,
     StoreError,
 )
+from unet_batch.formats.deidentify import Pseudonyms
 from unet_batch.formats.scan import Scan
 from unet_batch.planning.volume_info import Json, VolumeInfo
 from unet_batch.storage import ome_zarr, paths
 from unet_batch.storage.catalog import Catalog
 from unet_batch.storage.encoding import Encoding
+from unet_batch.storage.keys import pseudonym_key
 from unet_batch.storage.layout import Layout, layout_for
 from unet_batch.storage.ledger import Ledger
+from unet_batch.storage.quarantine import Quarantine
 from unet_batch.storage.record import info_to_json
 from unet_batch.storage.statistics import compute_statistics
 from unet_batch.storage.stores import ObjectStore, open_store
@@ -70,6 +73,15 @@ class Archive(Mapping[str, Volume]):
     def catalog(self) -> Catalog:
         """The table of all Volumes."""
         return Catalog(self._store)
+
+    def pseudonyms(self) -> Pseudonyms:
+        """What identifiers become here; see `storage.keys` for the key and its errors."""
+        return Pseudonyms(pseudonym_key(self._store))
+
+    @cached_property
+    def quarantine(self) -> Quarantine:
+        """The scans that could not become Volumes, and why."""
+        return Quarantine(self._store)
 
     def __getitem__(self, volume_id: str) -> Volume:
         return Volume(self.url, self.info(volume_id))

@@ -179,8 +179,10 @@ class Catalog:
         hashes = pa.array({row.content_hash for row in rows}, pa.string())
         equal = listed.filter(pc.is_in(listed["content_hash"], value_set=hashes)).to_pydict()
         own = {row.id for row in rows}
-        pairs = zip(equal["id"], equal["content_hash"], strict=True)
-        first = {content_hash: one for one, content_hash in pairs if one not in own}
+        first: dict[str, str] = {}
+        for other, content_hash in zip(equal["id"], equal["content_hash"], strict=True):
+            if other not in own:
+                first.setdefault(content_hash, other)
         noted = []
         for row in sorted(rows, key=lambda row: row.id):
             other = first.setdefault(row.content_hash, row.id)

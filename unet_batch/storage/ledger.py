@@ -111,6 +111,16 @@ class Ledger:
         path = f"{self._path}/spec.json"
         return ome_zarr.read_document(self._store.get(path), f"{self._store.url}/{path}")
 
+    def settle(self, name: str, value: Json) -> Json:
+        """What the Job decided on `name`: `value`, unless an earlier run decided otherwise."""
+        path = f"{self._path}/{paths.check_name(name, what='decision of a Job')}.json"
+        try:
+            self._store.put_if_absent(path, ome_zarr.to_bytes({"value": value}))
+        except ConflictError:
+            where = f"{self._store.url}/{path}"
+            return ome_zarr.read_document(self._store.get(path), where).get("value", value)
+        return value
+
     def _part_paths(self) -> list[str]:
         return [p for p in self._store.list_objects(f"{self._path}/ledger") if p.endswith(".jsonl")]
 

@@ -9,6 +9,8 @@ ARCHIVE/
 │       ├── zarr.json               index of names
 │       └── <name>/zarr.json        one put of this file publishes a mask
 │           └── <key>/              voxels of one generation, zyx
+├── quarantine/<id>.json            scans that could not become Volumes, and why
+├── keys/pseudonyms.key             what identifiers are hashed with; readable by its owner only
 └── jobs/<job id>/                  spec.json, ledger/<number>.jsonl
 """
 
@@ -25,6 +27,8 @@ MAX_NAME_LENGTH = 128
 ARCHIVE_DOCUMENT = "archive.json"
 CATALOG = "catalog"
 VOLUMES = "volumes"
+QUARANTINE = "quarantine"
+KEY = "keys/pseudonyms.key"
 SHARD_PREFIX = "c."
 """Of chunk keys in Zarr v3's default encoding with the separator `.`."""
 
@@ -48,6 +52,11 @@ def check_name(name: str, *, what: str) -> str:
 def volume_path(volume_id: str) -> str:
     """The group of one Volume."""
     return f"{VOLUMES}/{check_name(volume_id, what='Volume id')}"
+
+
+def quarantine_path(scan_id: str) -> str:
+    """The object that says why a scan was quarantined."""
+    return f"{QUARANTINE}/{check_name(scan_id, what='scan id')}.json"
 
 
 def voxels_name(content_hash: str) -> str:

@@ -61,8 +61,11 @@ class ObjectStore(ABC):
         """Store `content` at `path`, in place of what may be there, atomically."""
 
     @abstractmethod
-    def put_if_absent(self, path: str, content: bytes) -> None:
-        """Store `content` where nothing is yet. Raises ConflictError where something is."""
+    def put_if_absent(self, path: str, content: bytes, *, is_private: bool = False) -> None:
+        """Store `content` where nothing is yet. Raises ConflictError where something is.
+
+        `is_private`: only the owner may read it, where the store knows owners (folders).
+        """
 
     @abstractmethod
     def compare_and_swap(self, path: str, content: bytes, version: str) -> None:
@@ -154,8 +157,10 @@ class FolderStore(ObjectStore):
             staged.replace(self.root / path)
 
     @override
-    def put_if_absent(self, path: str, content: bytes) -> None:
+    def put_if_absent(self, path: str, content: bytes, *, is_private: bool = False) -> None:
         with _folder_errors(self.root / path), self._staged(path, content) as staged:
+            if is_private:
+                staged.chmod(0o600)
             (self.root / path).hardlink_to(staged)
 
     @override
@@ -252,7 +257,8 @@ class BucketStore(ObjectStore):
             obstore.put(self._backend, path, content)
 
     @override
-    def put_if_absent(self, path: str, content: bytes) -> None:
+    def put_if_absent(self, path: str, content: bytes, *, is_private: bool = False) -> None:
+        del is_private  # a bucket's policy decides who reads
         with self._errors(path):
             obstore.put(self._backend, path, content, mode="create")
 

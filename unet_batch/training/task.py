@@ -52,7 +52,7 @@ def plan_training(archive: Archive, spec: TrainSpec) -> TrainTask:
     Raises SpecError where no Volume has the truth, where channels or classes contradict
     each other, or where the roi does not fit the network.
     """
-    selected = archive.select(spec.volumes)
+    selected = archive.select(spec.volumes, spec.where)
     infos = {one.id: one for one in selected if spec.truth in archive[one.id].labels}
     if not infos:
         raise SpecError(

@@ -19,7 +19,7 @@ from unet_batch.planning.specs.evaluate import EvaluateSpec
 from unet_batch.planning.specs.ingest import IngestSpec
 from unet_batch.planning.specs.report import ReportSpec
 from unet_batch.planning.specs.segment import SegmentSpec
-from unet_batch.planning.specs.train import TrainSpec
+from unet_batch.planning.specs.train import TrainingSpec, TrainSpec
 from unet_batch.planning.volume_info import VolumeInfo
 from unet_batch.storage.archive import open_archive
 from unet_batch.workflows.evaluate import EvaluateSummary, evaluate
@@ -142,9 +142,14 @@ def _train_spec(spec: DemoSpec, archive: str, out: Path) -> TrainSpec:
         roi=_median_roi(infos) if spec.roi == "auto" else spec.roi,
         intensity=spec.intensity,
         augmentation=spec.augmentation,
-        training=spec.training,
+        training=spec.training if spec.data else _short(spec),
         resources=spec.resources,
     )
+
+
+def _short(spec: DemoSpec) -> TrainingSpec:
+    steps = min(spec.training.steps, spec.phantom_steps)
+    return spec.training.model_copy(update={"steps": steps})
 
 
 def _median_roi(infos: list[VolumeInfo]) -> tuple[int, int, int]:

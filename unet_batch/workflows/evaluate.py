@@ -68,7 +68,9 @@ def evaluate(spec: EvaluateSpec, *, listen: Listener = ignore) -> EvaluateSummar
     require_ray()
     started = time.monotonic()
     archive = open_archive(spec.archive)
-    selection = select_pairs(archive, spec.volumes, labels=spec.labels, truth=spec.truth)
+    selection = select_pairs(
+        archive, spec.volumes, labels=spec.labels, truth=spec.truth, where=spec.where
+    )
     table_url = _table_url(spec, archive.url)
     job = f"evaluate-{spec.digest()}"
     voxels = sum(pair.info.num_voxels for pair in selection.pairs)

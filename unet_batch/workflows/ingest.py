@@ -5,7 +5,7 @@ quarantined with its reason and the others go on. Everything is idempotent: a se
 of the same files finds the same content and changes nothing.
 
 No path, name or free text of a file reaches the Archive but the Volume's id, which is made
-of folder and file names: name files so that they tell nothing about the patient.
+of folder and file names, less what a DICOM header says of the patient (`formats.deidentify`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from uuid import uuid4
 import dask
 from dask.delayed import Delayed
 
-from unet_batch.errors import ConflictError, ScanError, SpecError, StoreError
-from unet_batch.formats.checks import odd_about
+from unet_batch.errors import StoreError
+from unet_batch.formats.deidentify import Identity, scrub_texts
 from unet_batch.formats.discovery import ScanSource, discover
+from unet_batch.formats.labels import MaskRules
+from unet_batch.formats.readers import ReadOptions
 from unet_batch.monitoring.events import (
     JobFinished,
     JobStarted,
@@ -30,7 +32,7 @@ from unet_batch.monitoring.events import (
     ignore,
 )
 from unet_batch.planning.specs.ingest import IngestSpec
-from unet_batch.planning.volume_info import Json, VolumeInfo
+from unet_batch.planning.volume_info import VolumeInfo
 from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.workflows.dask_window import (
     Finished,
@@ -38,6 +40,7 @@ from unet_batch.workflows.dask_window import (
     default_window,
     require_ray,
 )
+from unet_batch.workflows.ingest_scan import IngestRules, ScanOutcome, ingest_scan
 
 _CATALOG_BATCH = 200
 
@@ -61,25 +64,16 @@ class IngestSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What a worker reports of one scan: its row, or why there is none; and its timings."""
-
-    info: VolumeInfo | None = None
-    reason: str = ""
-    changed: bool = True
-    read_s: float = 0.0
-    write_s: float = 0.0
-    num_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class _Tally:
-    """The driver's running account; `unlisted` rows still wait for the Catalog."""
+    """The driver's running account; `unlisted` and `found_again` wait for the Catalog."""
 
     done: list[VolumeInfo] = field(default_factory=list)
     skipped: list[VolumeInfo] = field(default_factory=list)
     quarantined: dict[str, str] = field(default_factory=dict)
     unlisted: list[VolumeInfo] = field(default_factory=list)
+    found_again: list[VolumeInfo] = field(default_factory=list)
+    warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    identities: list[Identity] = field(default_factory=list)
 
 
 def ingest(spec: IngestSpec, *, listen: Listener = ignore) -> IngestSummary:
@@ -93,80 +87,94 @@ def ingest(spec: IngestSpec, *, listen: Listener = ignore) -> IngestSummary:
     """
     require_ray()
     started = time.monotonic()
-    found = discover(spec.sources, truth=spec.truth, channels=spec.channels, exclude=spec.exclude)
+    found = discover(
+        spec.sources,
+        truth=spec.truth,
+        channels=spec.channels,
+        exclude=spec.exclude,
+        options=_read_options(spec),
+    )
     archive = open_archive(spec.archive, create=True)
     listen(JobStarted("ingest", "ingest", "", num_volumes=len(found.scans)))
     tally = _Tally()
-    work = ((scan, _delayed(scan, archive.url, spec.class_names)) for scan in found.scans)
+    rules = _rules(spec, archive)
+    known = {entry.id for entry in archive.quarantine.entries()}
+    work = ((scan, _delayed(scan, rules)) for scan in found.scans)
     try:
         for finished in compute_in_window(work, window=spec.window or default_window()):
-            _account(_outcome_of(finished), finished.key.name, tally, listen)
-            if len(tally.unlisted) >= _CATALOG_BATCH:
+            outcome = _outcome_of(finished, rules)
+            _account(outcome, tally, listen)
+            _keep_account(archive, outcome, known)
+            if len(tally.unlisted) + len(tally.found_again) >= _CATALOG_BATCH:
                 _list(archive, tally)
     finally:
         _list(archive, tally)
     if tally.done:
         archive.catalog.compact()
     listen(JobFinished("ingest", time.monotonic() - started))
-    return _summary(archive, tally, found.notes, time.monotonic() - started)
+    notes = _clean_notes(found.notes, tally, rules)
+    return _summary(archive, tally, notes, time.monotonic() - started)
 
 
-def _delayed(
-    source: ScanSource, archive_url: str, class_names: Mapping[str, Mapping[int, str]]
-) -> Delayed:
-    key = f"ingest-{source.name}-{uuid4().hex}"
-    task = dask.delayed(_ingest_one, pure=False, traverse=False)
-    delayed: Delayed = task(source, archive_url, class_names, dask_key_name=key)
-    return delayed
-
-
-def _ingest_one(
-    source: ScanSource, archive_url: str, class_names: Mapping[str, Mapping[int, str]]
-) -> _Outcome:
-    """Read, check, write and publish one scan. Runs on a worker; safe to run twice."""
-    started = time.monotonic()
-    try:
-        scan = source.read()
-        masks = source.read_truth(scan, class_names)
-        read = time.monotonic()
-        archive = open_archive(archive_url)
-        before = _generation(archive, scan.name)
-        provenance: dict[str, Json] = {"format": source.kind, "num_files": len(source.paths)}
-        archive.write_scan(scan, source=provenance, warnings=odd_about(scan))
-        for name, mask in masks.items():
-            archive[scan.name].write_labels(name, mask, provenance={"kind": "truth"})
-    except (ScanError, ConflictError, SpecError) as error:
-        return _Outcome(reason=str(error))
-    return _Outcome(
-        info=archive.info(scan.name),
-        changed=_generation(archive, scan.name) != before,
-        read_s=read - started,
-        write_s=time.monotonic() - read,
-        num_bytes=scan.voxels_czyx.nbytes,
+def _rules(spec: IngestSpec, archive: Archive) -> IngestRules:
+    return IngestRules(
+        archive.url,
+        spec.class_names,
+        archive.pseudonyms(),
+        has_hashed_ids=spec.ids == "hashed",
+        keeps_identifiers=spec.keep_identifiers,
     )
 
 
-def _generation(archive: Archive, volume_id: str) -> dict[str, str] | None:
-    """The keys of all Labels of a Volume, by name; None where there is no such Volume."""
-    if volume_id not in archive:
-        return None
-    return {name: labels.key for name, labels in archive[volume_id].labels.items()}
+def _clean_notes(notes: tuple[str, ...], tally: _Tally, rules: IngestRules) -> tuple[str, ...]:
+    if rules.keeps_identifiers or not notes:
+        return notes
+    texts = {key: of for one in tally.identities for key, of in one.texts().items()}
+    return tuple(scrub_texts(note, texts, rules.pseudonyms) for note in notes)
 
 
-def _outcome_of(finished: Finished[ScanSource]) -> _Outcome:
+def _read_options(spec: IngestSpec) -> ReadOptions:
+    named = {*spec.mask_values, *spec.segments}
+    return ReadOptions(
+        spacing_mm=spec.spacing_mm,
+        resample_tilt=spec.resample_tilt,
+        stack_pictures=spec.stack_pictures,
+        masks={
+            labels: MaskRules(
+                values=spec.mask_values.get(labels, {}),
+                strays=spec.stray_mask_values,
+                segments=spec.segments.get(labels, {}),
+            )
+            for labels in named
+        },
+    )
+
+
+def _delayed(source: ScanSource, rules: IngestRules) -> Delayed:
+    key = f"ingest-{uuid4().hex}"  # without a name: Ray logs it
+    task = dask.delayed(ingest_scan, pure=False, traverse=False)
+    delayed: Delayed = task(source, rules, dask_key_name=key)
+    return delayed
+
+
+def _outcome_of(finished: Finished[ScanSource], rules: IngestRules) -> ScanOutcome:
     """What the worker returned. A failing Archive ends the job; all else is this scan's own."""
-    if isinstance(finished.value, _Outcome):
+    if isinstance(finished.value, ScanOutcome):
         return finished.value
     cause = getattr(finished.error, "cause", None) or finished.error
     if isinstance(cause, StoreError):
         raise cause
-    return _Outcome(reason=f"{type(cause).__name__}: {cause}")
+    source = finished.key
+    name = rules.volume_id(source, None)
+    reason = rules.clean(f"{type(cause).__name__}: {cause}", source, name, None)
+    return ScanOutcome(name, reason=reason)
 
 
-def _account(outcome: _Outcome, name: str, tally: _Tally, listen: Listener) -> None:
+def _account(outcome: ScanOutcome, tally: _Tally, listen: Listener) -> None:
+    tally.identities.append(outcome.identity)
     if outcome.info is None:
-        tally.quarantined[name] = outcome.reason
-        listen(VolumeFinished(name, "quarantined", outcome.reason))
+        tally.quarantined[outcome.name] = outcome.reason
+        listen(VolumeFinished(outcome.name, "quarantined", outcome.reason))
         return
     voxels, seconds = outcome.info.num_voxels, outcome.read_s + outcome.write_s
     listen(StageTimed("read", outcome.read_s, outcome.num_bytes, voxels))
@@ -174,15 +182,31 @@ def _account(outcome: _Outcome, name: str, tally: _Tally, listen: Listener) -> N
     if outcome.changed:
         tally.done.append(outcome.info)
         tally.unlisted.append(outcome.info)
-        listen(VolumeFinished(name, "done", "", seconds, voxels))
+        listen(VolumeFinished(outcome.name, "done", "", seconds, voxels))
     else:
         tally.skipped.append(outcome.info)
-        listen(VolumeFinished(name, "skipped", "already there", seconds, voxels))
+        tally.found_again.append(outcome.info)
+        listen(VolumeFinished(outcome.name, "skipped", "already there", seconds, voxels))
+
+
+def _keep_account(archive: Archive, outcome: ScanOutcome, known: set[str]) -> None:
+    """Keep the Quarantine true: it lists the scan if, and only if, it failed this time."""
+    if outcome.info is None:
+        archive.quarantine.add(outcome.name, outcome.reason)
+    elif outcome.name in known:
+        archive.quarantine.remove(outcome.name)
 
 
 def _list(archive: Archive, tally: _Tally) -> None:
-    archive.catalog.append(tally.unlisted)
+    """List new Volumes, and those that an ingest published but died before it listed them."""
+    lost = archive.catalog.unlisted(info.id for info in tally.found_again)
+    rows = {info.id: info for info in tally.found_again if info.id in lost}
+    rows |= {info.id: info for info in tally.unlisted}
+    rows |= {info.id: info for info in archive.catalog.with_duplicates_noted(list(rows.values()))}
+    archive.catalog.append(list(rows.values()))
+    tally.warnings.update({info.id: info.warnings for info in rows.values() if info.warnings})
     tally.unlisted.clear()
+    tally.found_again.clear()
 
 
 def _summary(
@@ -193,7 +217,7 @@ def _summary(
         done=tuple(sorted(info.id for info in tally.done)),
         skipped=tuple(sorted(info.id for info in tally.skipped)),
         quarantined=dict(sorted(tally.quarantined.items())),
-        warnings={info.id: info.warnings for info in tally.done if info.warnings},
+        warnings=dict(sorted(tally.warnings.items())),
         notes=notes,
         num_voxels=sum(info.num_voxels for info in tally.done),
         seconds=seconds,

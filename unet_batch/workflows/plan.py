@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 import torch
 
-from unet_batch.inference.engine import TorchEngine
-from unet_batch.inference.timing import seconds_per_tile
-from unet_batch.planning.plan import Plan
+from unet_batch.inference.choosing import choose_engine, load_engine, seconds_per_tile
+from unet_batch.inference.engine import Frame
 from unet_batch.planning.specs.segment import SegmentSpec
+from unet_batch.planning.survey import VolumeCost, survey
+from unet_batch.planning.volume_info import VolumeBrief
 from unet_batch.workflows.segment_job import SegmentJob
+
+MAX_LOOKED_UP = 10_000
+"""Volumes whose Labels are looked at one by one; of more, the Job's Ledger is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,41 +55,75 @@ class PlanSummary:
 def plan(spec: SegmentSpec, *, num_replicas: int = 1, calibrate: bool = True) -> PlanSummary:
     """Predict tiles, memory and time of a Job. Raises what `segment` raises before it begins."""
     job = SegmentJob.open(spec)
-    whole = job.plan(job.infos, num_replicas=num_replicas)
-    volumes = tuple(_planned(job, whole, volume_id) for volume_id in whole.volumes)
+    chosen, catalog = (spec.volumes, spec.where), job.archive.catalog
+    number = len(catalog.table((), *chosen))
+    published = _published(job, number)
+    planned: list[PlannedVolume] = []
+    refused: dict[str, str] = {}
+    planner = job.planner(number, num_replicas=num_replicas)
+    for volume, cost in survey(planner, catalog.briefs(*chosen)):
+        if isinstance(cost, str):
+            refused[volume.id] = cost
+        else:
+            planned.append(_planned(volume, cost, is_published=volume.id in published))
+    return _summary(job, planned, refused, num_replicas, calibrate=calibrate)
+
+
+def _summary(
+    job: SegmentJob,
+    volumes: list[PlannedVolume],
+    refused: dict[str, str],
+    num_replicas: int,
+    *,
+    calibrate: bool,
+) -> PlanSummary:
     left = sum(volume.num_tiles for volume in volumes if not volume.is_published)
     pace = _pace(job) if calibrate else None
     return PlanSummary(
         job=job.id,
-        volumes=volumes,
-        refused=whole.refused,
-        num_tiles=whole.num_tiles,
+        volumes=tuple(volumes),
+        refused=refused,
+        num_tiles=sum(volume.num_tiles for volume in volumes),
         tiles_left=left,
         num_replicas=num_replicas,
         memory_bytes=max((volume.memory_bytes for volume in volumes), default=0),
-        memory_budget=spec.resources.memory_budget,
+        memory_budget=job.spec.resources.memory_budget,
         seconds_per_tile=pace,
         predicted_s=None if pace is None else pace * left / num_replicas,
     )
 
 
-def _planned(job: SegmentJob, whole: Plan, volume_id: str) -> PlannedVolume:
-    volume = whole.volumes[volume_id]
+def _planned(volume: VolumeBrief, cost: VolumeCost, *, is_published: bool) -> PlannedVolume:
     return PlannedVolume(
-        volume_id=volume_id,
-        shape_zyx=volume.info.shape_zyx,
-        num_tiles=volume.num_tiles,
-        num_blocks=volume.layout.num_blocks,
-        num_sweeps=len(volume.layout.sweeps),
-        memory_bytes=whole.planner.footprint(volume).total,
-        is_published=job.is_published(volume.info),
+        volume_id=volume.id,
+        shape_zyx=volume.shape_zyx,
+        num_tiles=cost.num_tiles,
+        num_blocks=cost.num_blocks,
+        num_sweeps=cost.num_sweeps,
+        memory_bytes=cost.memory_bytes,
+        is_published=is_published,
     )
+
+
+def _published(job: SegmentJob, num_volumes: int) -> Container[str]:
+    """Ids of the Volumes whose Labels are those that this Job would make."""
+    if num_volumes <= MAX_LOOKED_UP:
+        return {info.id for info in job.infos if job.is_published(info)}
+    entries = job.archive.ledger(job.id).entries().values()
+    return {entry.volume_id for entry in entries if entry.outcome in ("done", "skipped")}
 
 
 def _pace(job: SegmentJob) -> float:
-    inference = job.spec.inference
+    """Seconds a tile of the Engine that the Job would use."""
+    inference, frame = job.spec.inference, Frame.of(job.bundle, job.roi_zyx)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    engine = TorchEngine.from_bundle(
-        job.bundle, roi_zyx=job.roi_zyx, precision=inference.precision, device=device
-    )
-    return seconds_per_tile(engine, batch_size=inference.batch_size)
+    precision, batch_size = inference.precision, inference.batch_size
+    if inference.engine == "auto":
+        choice = choose_engine(
+            job.bundle, frame, precision=precision, device=device, batch_size=batch_size
+        )
+        if choice.seconds_per_tile:
+            return choice.seconds_per_tile[choice.kind]
+    kind = "torch" if inference.engine == "auto" else inference.engine
+    engine = load_engine(kind, job.bundle, frame, precision=precision, device=device)
+    return seconds_per_tile(engine, batch_size=batch_size)

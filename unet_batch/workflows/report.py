@@ -85,7 +85,9 @@ def report(spec: ReportSpec, *, listen: Listener = ignore) -> ReportSummary:
     require_ray()
     started = time.monotonic()
     archive = open_archive(spec.archive)
-    selection = select_pairs(archive, spec.volumes, labels=spec.labels, truth=spec.truth)
+    selection = select_pairs(
+        archive, spec.volumes, labels=spec.labels, truth=spec.truth, where=spec.where
+    )
     job = f"report-{spec.digest()}"
     listen(JobStarted(job, "report", spec.labels, len(selection.pairs)))
     window = spec.window or default_window()

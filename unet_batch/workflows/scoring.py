@@ -63,16 +63,22 @@ class ScoredVolume:
 
 
 def select_pairs(
-    archive: Archive, patterns: Sequence[str], *, labels: str, truth: str | None
+    archive: Archive,
+    patterns: Sequence[str],
+    *,
+    labels: str,
+    truth: str | None,
+    where: str | None = None,
 ) -> Selection:
-    """The Volumes of `patterns` sorted into those that have `labels` (and `truth`) and the others.
+    """The Volumes of `patterns` and `where`: those with `labels` (and `truth`), and the others.
 
     Raises SpecError where none has them, with the names of the Labels that there are.
     """
     pairs: list[LabelsPair] = []
     without: dict[str, list[str]] = {labels: [], truth or "": []}
     failed: dict[str, str] = {}
-    for info in archive.select(patterns):
+    selected = archive.select(patterns, where)
+    for info in selected:
         by_name = Volume(archive.url, info).labels
         try:
             pairs.append(pair_of(info, by_name, labels, truth))
@@ -82,7 +88,7 @@ def select_pairs(
         except UnetBatchError as error:
             failed[info.id] = str(error)
     if not pairs and not failed:
-        raise SpecError(_nothing_to_score(archive, patterns, labels, truth))
+        raise SpecError(_nothing_to_score(archive, selected, labels, truth))
     return Selection(tuple(pairs), tuple(without[labels]), tuple(without[truth or ""]), failed)
 
 
@@ -179,12 +185,11 @@ def _scored(pair: LabelsPair, total: _Sum) -> ScoredVolume:
 
 
 def _nothing_to_score(
-    archive: Archive, patterns: Sequence[str], labels: str, truth: str | None
+    archive: Archive, selected: Sequence[VolumeInfo], labels: str, truth: str | None
 ) -> str:
-    selected = archive.select(patterns)
     there = sorted({name for info in selected for name in Volume(archive.url, info).labels})
     wanted = f"Labels {labels!r}" + (f" and the truth {truth!r}" if truth else "")
     return (
-        f"none of the {len(selected)} Volumes in {archive.url} that match {', '.join(patterns)} "
+        f"none of the {len(selected)} chosen Volumes in {archive.url} "
         f"has {wanted}; Labels there are: {', '.join(there) or 'none'}"
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import perf_counter
 
+from unet_batch.inference.choosing import EngineChoice
 from unet_batch.inference.driver import Driver, Outcome
 from unet_batch.inference.pool import ReplicaPool, ReplicaSize
 from unet_batch.monitoring.events import (
@@ -23,6 +25,7 @@ from unet_batch.planning.plan import Plan
 from unet_batch.planning.schedule import Schedule
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.storage.ledger import Ledger, LedgerEntry
+from unet_batch.workflows.engine_choice import resolve_engine
 from unet_batch.workflows.live_scores import LiveScores
 from unet_batch.workflows.segment_job import SegmentJob
 
@@ -32,7 +35,7 @@ class SegmentSummary:
     """What a segment Job did.
 
     `skipped` counts the Volumes that were published already, `quarantined` maps a Volume to
-    its reason, `stage_seconds` the workers' time by stage.
+    its reason, `stage_seconds` the workers' time by stage, `engine` what ran and why.
     """
 
     job: str
@@ -46,6 +49,7 @@ class SegmentSummary:
     seconds: float
     voxels_per_second: float
     stage_seconds: dict[str, float]
+    engine: str
 
 
 def segment(spec: SegmentSpec, *, listen: Listener = ignore) -> SegmentSummary:
@@ -66,13 +70,15 @@ def segment(spec: SegmentSpec, *, listen: Listener = ignore) -> SegmentSummary:
         tell = fan_out(tally, listen, *scores)
         accounts = _Accounts(job, plan, ledger, tell)
         accounts.begin(published)
+        choice = EngineChoice("torch", {})
         if plan.volumes:
-            _drive(job, plan, size, accounts, tell)
+            choice = resolve_engine(job, plan, size, ledger)
+            _drive(job, plan, size, choice, accounts, tell)
         for one in scores:
             one.finish()
         seconds = perf_counter() - started
         listen(JobFinished(job.id, seconds))
-    return tally.summary(job, plan, seconds)
+    return tally.summary(job, plan, seconds, choice.reason)
 
 
 def _live_scores(job: SegmentJob, listen: Listener) -> list[LiveScores]:
@@ -84,9 +90,30 @@ def _live_scores(job: SegmentJob, listen: Listener) -> list[LiveScores]:
 
 
 def _drive(
-    job: SegmentJob, plan: Plan, size: ReplicaSize, accounts: _Accounts, listen: Listener
+    job: SegmentJob,
+    plan: Plan,
+    size: ReplicaSize,
+    choice: EngineChoice,
+    accounts: _Accounts,
+    listen: Listener,
 ) -> None:
-    resources, model = job.spec.resources, str(job.bundle.path.resolve())
+    model = str(job.bundle.path.resolve())
+    with ReplicaPool(
+        model, job.spec.inference, size=size, roi_zyx=job.roi_zyx, engine=choice.kind
+    ) as pool:
+        run_plan(job, plan, pool, on_outcome=accounts.close, listen=listen)
+
+
+def run_plan(
+    job: SegmentJob,
+    plan: Plan,
+    pool: ReplicaPool,
+    *,
+    on_outcome: Callable[[Outcome], None],
+    listen: Listener,
+) -> None:
+    """Predict, stitch and publish all Volumes of a Plan on the Replicas of `pool`."""
+    resources = job.spec.resources
     Driver(
         plan,
         Schedule(
@@ -95,11 +122,11 @@ def _drive(
             window=resources.window,
             max_attempts=resources.max_attempts,
         ),
-        ReplicaPool(model, job.spec.inference, size=size, roi_zyx=job.roi_zyx),
+        pool,
         volumes=job.archive.__getitem__,
         target=job.target,
         class_values=tuple(one.value for one in job.bundle.classes),
-        on_outcome=accounts.close,
+        on_outcome=on_outcome,
         listen=listen,
     ).run()
 
@@ -176,7 +203,7 @@ class _Tally:
                 self.stage_seconds[event.stage] += event.seconds  # type: ignore[assignment]
                 self.tiles += event.num_tiles
 
-    def summary(self, job: SegmentJob, plan: Plan, seconds: float) -> SegmentSummary:
+    def summary(self, job: SegmentJob, plan: Plan, seconds: float, engine: str) -> SegmentSummary:
         return SegmentSummary(
             job=job.id,
             num_volumes=len(job.infos),
@@ -189,4 +216,5 @@ class _Tally:
             seconds=seconds,
             voxels_per_second=self.voxels / seconds,
             stage_seconds=dict(self.stage_seconds),
+            engine=engine,
         )

@@ -26,18 +26,23 @@ from unet_batch.storage.labels_writer import LabelsWriter
 
 @dataclass(frozen=True)
 class SegmentJob:
-    """A SegmentSpec with what it names opened: the Archive, the Bundle, the chosen Volumes."""
+    """A SegmentSpec with what it names opened: the Archive, the Bundle, and on demand Volumes."""
 
     spec: SegmentSpec
     archive: Archive
     bundle: Bundle
-    infos: list[VolumeInfo]
 
     @classmethod
     def open(cls, spec: SegmentSpec) -> SegmentJob:
         """Raises NotFoundError, BundleError or SpecError where something named is not there."""
         archive, bundle = open_archive(spec.archive), load_bundle(spec.model)
-        return cls(spec, archive, bundle, archive.select(spec.volumes))
+        archive.check_patterns(spec.volumes)
+        return cls(spec, archive, bundle)
+
+    @cached_property
+    def infos(self) -> list[VolumeInfo]:
+        """The chosen Volumes, by id."""
+        return self.archive.select(self.spec.volumes, self.spec.where)
 
     @property
     def id(self) -> str:
@@ -86,16 +91,18 @@ class SegmentJob:
 
     def plan(self, infos: Sequence[VolumeInfo], *, num_replicas: int) -> Plan:
         """The Plan of some of the Volumes; few large ones are cut to share them out."""
-        inference = self.spec.inference
-        planner = Planner(
-            inference,
+        return Plan(self.planner(len(infos), num_replicas=num_replicas), infos)
+
+    def planner(self, num_volumes: int, *, num_replicas: int) -> Planner:
+        """The rules by which `num_volumes` Volumes are cut for `num_replicas` Replicas."""
+        return Planner(
+            self.spec.inference,
             self.roi_zyx,
             self.model_cost(),
             self.bundle.channels,
             self.spec.resources.memory_budget,
-            min_sweeps=-(-num_replicas // max(1, len(infos))),
+            min_sweeps=-(-num_replicas // max(1, num_volumes)),
         )
-        return Plan(planner, infos)
 
     def model_cost(self) -> ModelCost:
         """What the Bundle's network weighs in memory, per batch of tiles."""
@@ -122,6 +129,7 @@ class SegmentJob:
         return {
             "labels": self.spec.labels,
             "volumes": list(self.spec.volumes),
+            **({"where": self.spec.where} if self.spec.where else {}),
             "bundle": self.bundle.name,
             "bundle_hash": self.bundle.content_hash,
             "inference": self.spec.inference.model_dump(mode="json"),

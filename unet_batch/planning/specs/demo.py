@@ -34,6 +34,9 @@ class DemoSpec(SpecModel):
     )
     intensity: IntensitySpec = IntensitySpec()
     augmentation: AugmentationSpec = AugmentationSpec()
-    training: TrainingSpec = TrainingSpec(steps=1200)
+    training: TrainingSpec = TrainingSpec(steps=1300, learning_rate=6e-3, ema_decay=0.995)
+    phantom_steps: int = Field(
+        400, ge=1, description="training.steps where data is None: phantoms are easily learnt"
+    )
     resources: TrainResourceSpec = TrainResourceSpec()
     inference: InferenceSpec = InferenceSpec()

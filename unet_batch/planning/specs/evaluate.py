@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from unet_batch.planning.specs.base import SpecModel
+from unet_batch.planning.where import WhereField
 
 LABELS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
@@ -16,6 +17,7 @@ class EvaluateSpec(SpecModel):
     labels: str = Field(pattern=LABELS_PATTERN, description="the Labels to score")
     truth: str = Field(pattern=LABELS_PATTERN, description="the Labels that are right")
     volumes: tuple[str, ...] = Field(("*",), description="glob patterns of Volume ids")
+    where: WhereField = None
     out: str | None = Field(
         None,
         description="Parquet file of all scores; None: in the Archive, under `evaluations/`",

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from unet_batch.planning.specs.base import SpecModel
 from unet_batch.planning.specs.evaluate import LABELS_PATTERN
+from unet_batch.planning.where import WhereField
 
 
 class ReportSpec(SpecModel):
@@ -18,6 +19,7 @@ class ReportSpec(SpecModel):
     )
     out: str = Field(description="folder for `report.html`, or a path that ends in .html")
     volumes: tuple[str, ...] = Field(("*",), description="glob patterns of Volume ids")
+    where: WhereField = None
     title: str | None = Field(None, description="None: made from the names of the Labels")
     channel: int = Field(0, ge=0, description="channel of the scan that the pictures show")
     max_volumes: int = Field(

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from unet_batch.planning.specs.base import Bytes, SpecModel
+from unet_batch.planning.where import WhereField
 
 
 class InferenceSpec(SpecModel):
@@ -16,6 +17,9 @@ class InferenceSpec(SpecModel):
     importance: Literal["gaussian", "constant"] = "gaussian"
     roi: tuple[int, ...] | None = Field(None, description="tile in voxels; None: the Bundle's own")
     batch_size: int = Field(4, ge=1, description="tiles a forward pass")
+    engine: Literal["auto", "torch", "openvino"] = Field(
+        "auto", description="auto: whichever measures faster, where the Job is long enough"
+    )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     max_nonfinite_share: float = Field(
         0.0, ge=0, le=1, description="NaN and inf voxels allowed (read as 0 after normalisation)"
@@ -40,6 +44,7 @@ class SegmentSpec(SpecModel):
     model: str
     labels: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     volumes: tuple[str, ...] = Field(("*",), description="glob patterns of Volume ids")
+    where: WhereField = None
     inference: InferenceSpec = InferenceSpec()
     resources: ResourceSpec = ResourceSpec()
     allow_quarantined: int = Field(0, ge=0)

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from unet_batch.planning.specs.base import Bytes, SpecModel
 from unet_batch.planning.specs.intensity import IntensitySpec
+from unet_batch.planning.where import WhereField
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -86,6 +87,7 @@ class TrainSpec(SpecModel):
     truth: str = Field(description="name of the Labels to learn")
     out: str = Field(description="folder of the Bundle to write")
     volumes: tuple[str, ...] = Field(("*",), description="glob patterns of Volume ids")
+    where: WhereField = None
     split: SplitSpec = SplitSpec()
     network: NetworkSpec = NetworkSpec()
     roi: tuple[int, ...] = Field((64, 64, 64), description="training patch and tile, in voxels")

@@ -1,0 +1,89 @@
+"""Choosing: which Engine runs a Bundle fastest on the device at hand, by measuring it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from statistics import median
+from time import perf_counter
+from typing import Literal
+
+import torch
+
+from unet_batch.errors import SpecError
+from unet_batch.inference.engine import Engine, Frame, TorchEngine
+from unet_batch.models.bundle import Bundle
+from unet_batch.models.precision import Precision
+
+EngineKind = Literal["torch", "openvino"]
+REPEATS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """The Engine to use, and seconds a tile of each that was measured (none: not measured)."""
+
+    kind: EngineKind
+    seconds_per_tile: dict[str, float]
+
+    @property
+    def reason(self) -> str:
+        """The choice in words."""
+        if not self.seconds_per_tile:
+            return f"{self.kind}: not measured"
+        paces = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in self.seconds_per_tile.items())
+        return f"{self.kind}: a tile takes {paces}"
+
+
+def load_engine(
+    kind: EngineKind, bundle: Bundle, frame: Frame, *, precision: Precision, device: torch.device
+) -> Engine:
+    """The Bundle's network on an Engine. Raises SpecError where OpenVINO is not installed."""
+    if kind == "torch":
+        return TorchEngine(bundle.network(), frame, precision=precision, device=device)
+    if not has_openvino():
+        raise SpecError(
+            "inference.engine=openvino: OpenVINO is not installed; `pip install"
+            " 'unet-batch[openvino]'`, or use torch"
+        )
+    from unet_batch.inference.openvino_engine import OpenVinoEngine  # noqa: PLC0415 (optional)
+
+    return OpenVinoEngine(bundle.network(), frame, precision=precision)
+
+
+def choose_engine(
+    bundle: Bundle, frame: Frame, *, precision: Precision, device: torch.device, batch_size: int
+) -> EngineChoice:
+    """The fastest Engine for tiles of this frame, each timed over a few batches."""
+    kinds: list[EngineKind] = ["torch"]
+    if device.type == "cpu" and has_openvino():
+        kinds.append("openvino")
+    if len(kinds) == 1:
+        return EngineChoice("torch", {})
+    paces: dict[str, float] = {}
+    for kind in kinds:
+        engine = load_engine(kind, bundle, frame, precision=precision, device=device)
+        paces[kind] = seconds_per_tile(engine, batch_size=batch_size)
+        engine.close()
+    return EngineChoice(min(kinds, key=lambda kind: paces[kind]), paces)
+
+
+def has_openvino() -> bool:
+    """Whether the optional extra is installed."""
+    return find_spec("openvino") is not None
+
+
+def seconds_per_tile(engine: Engine, *, batch_size: int) -> float:
+    """Seconds a tile in batches of `batch_size`: the median of three runs after one to warm up."""
+    tiles = engine.tiles(max(engine.min_batch, batch_size)).normal_()
+    with torch.inference_mode():
+        engine.forward(tiles)
+        return median(_seconds(engine, tiles) for _ in range(REPEATS)) / len(tiles)
+
+
+def _seconds(engine: Engine, tiles_nczyx: torch.Tensor) -> float:
+    started = perf_counter()
+    engine.forward(tiles_nczyx)
+    if engine.device.type == "cuda":
+        torch.cuda.synchronize(engine.device)
+    return perf_counter() - started

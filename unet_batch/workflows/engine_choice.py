@@ -1,0 +1,50 @@
+"""Which Engine a segment Job uses: what the Spec says, or what measures faster, decided once."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import ray
+import torch
+
+from unet_batch.inference.choosing import EngineChoice, EngineKind, choose_engine
+from unet_batch.inference.engine import Frame
+from unet_batch.inference.pool import ReplicaSize
+from unet_batch.inference.replica import use_threads
+from unet_batch.models.bundle import load_bundle
+from unet_batch.planning.plan import Plan
+from unet_batch.planning.specs.segment import InferenceSpec
+from unet_batch.storage.ledger import Ledger
+from unet_batch.workflows.segment_job import SegmentJob
+
+MEASURE_FROM_TILES = 256  # fewer take less time than measuring the Engines does
+
+
+def resolve_engine(job: SegmentJob, plan: Plan, size: ReplicaSize, ledger: Ledger) -> EngineChoice:
+    """The Job's Engine. A Job that is run again keeps the one it began with, for equal bytes."""
+    wanted = job.spec.inference.engine
+    if wanted != "auto":
+        return EngineChoice(wanted, {})
+    choice = EngineChoice("torch", {})
+    if plan.num_tiles >= MEASURE_FROM_TILES and not size.num_gpus:
+        measure: Any = ray.remote(num_cpus=size.num_cpus)(cast("Any", _measure))
+        model = str(job.bundle.path.resolve())
+        choice = ray.get(
+            measure.remote(model, job.spec.inference, job.roi_zyx, num_threads=size.num_cpus)
+        )
+    kind = cast("EngineKind", ledger.settle("engine", choice.kind))
+    return EngineChoice(kind, choice.seconds_per_tile)
+
+
+def _measure(
+    model: str, inference: InferenceSpec, roi_zyx: tuple[int, int, int], *, num_threads: int
+) -> EngineChoice:
+    use_threads(num_threads)
+    bundle = load_bundle(model)
+    return choose_engine(
+        bundle,
+        Frame.of(bundle, roi_zyx),
+        precision=inference.precision,
+        device=torch.device("cpu"),
+        batch_size=inference.batch_size,
+    )
