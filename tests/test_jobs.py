@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from unet_batch.planning.specs.base import SpecModel
+from unet_batch.planning.specs.bench import BenchSpec
 from unet_batch.planning.specs.demo import DemoSpec
 from unet_batch.planning.specs.evaluate import EvaluateSpec
 from unet_batch.planning.specs.export import ExportSpec
@@ -19,6 +20,7 @@ from unet_batch.planning.specs.train import TrainSpec
 
 JOBS = Path(__file__).parents[1] / "jobs"
 SPECS: dict[str, type[SpecModel]] = {
+    "bench": BenchSpec,
     "demo": DemoSpec,
     "evaluate": EvaluateSpec,
     "export": ExportSpec,

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import gzip
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL.Image
 import pydicom.data
 import pytest
+import SimpleITK
+import tifffile
+import zarr
 
-from unet_batch.errors import ScanError
+from unet_batch.errors import ScanError, SpecError
 from unet_batch.formats.dicom import read_dicom_series, sort_into_series, write_dicom_series
+from unet_batch.formats.discovery import discover
+from unet_batch.formats.labels import MaskRules
+from unet_batch.formats.masks import read_masks
+from unet_batch.formats.ngff import read_ome_zarr
 from unet_batch.formats.nifti import read_nifti_mask, write_nifti
 from unet_batch.formats.phantom import phantom
 
@@ -71,3 +81,68 @@ def test_broken_compressed_slices_are_read_or_named(syntax: str, tmp_path: Path)
     told = refusals(tmp_path / "a.dcm", Path(path).read_bytes(), [])
     assert len(told) > NUM_FILES / 5
     assert all("a.dcm" in text or str(tmp_path) in text for text in told)
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.png", "a.bmp", "a.tif", "a.zip"])
+def test_broken_files_of_every_format_are_read_or_named(name: str, tmp_path: Path) -> None:
+    scan, mask = phantom(0, shape_zyx=(6, 8, 10))
+    whole, broken = tmp_path / f"whole{name[1:]}", tmp_path / name
+    image: Any = SimpleITK.GetImageFromArray(mask.voxels_zyx)
+    if name.endswith((".nrrd", ".mha")):
+        SimpleITK.WriteImage(image, str(whole))
+    elif name.endswith(".tif"):
+        tifffile.imwrite(whole, mask.voxels_zyx, compression="zlib")
+    elif name.endswith(".zip"):
+        with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as packed:
+            for path in write_dicom_series(tmp_path / "ct", scan):
+                packed.write(path, path.name)
+    else:
+        PIL.Image.fromarray(mask.voxels_zyx[3]).save(whole)
+    told = []
+    for seed in range(NUM_FILES):
+        broken.write_bytes(mutate(whole.read_bytes(), seed))
+        try:
+            for source in discover([broken]).scans:
+                source.read()
+        except (ScanError, SpecError) as error:
+            told.append(str(error))
+    assert len(told) > NUM_FILES / 5
+    assert all(str(broken) in text for text in told)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    "name",
+    ["dicom_ct_seg_dcmqi/liver.dcm", "ct_mr_pet_sarcoma_ibsi/dicom/STS_002/CT/mask/RS.dcm"],
+)
+def test_broken_segmentations_are_read_or_named(name: str, scans: Path, tmp_path: Path) -> None:
+    whole, scan = (scans / name).read_bytes(), phantom(0, shape_zyx=(6, 8, 10))[0]
+    told = []
+    for seed in range(NUM_FILES):
+        (tmp_path / "a.dcm").write_bytes(mutate(whole, seed))
+        try:
+            read_masks(tmp_path / "a.dcm", scan, "ref", MaskRules())
+        except ScanError as error:
+            told.append(str(error))
+    assert len(told) > NUM_FILES / 5
+    assert all("a.dcm" in text for text in told)
+
+
+@pytest.mark.parametrize("document", ["zarr.json", "0/zarr.json"])
+def test_broken_ome_zarr_is_read_or_named(document: str, tmp_path: Path) -> None:
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w")
+    group.create_array("0", data=np.zeros((4, 5, 6), np.uint8))
+    axes = [{"name": letter, "type": "space", "unit": "millimeter"} for letter in "zyx"]
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}],
+    }
+    whole, told = (tmp_path / "a.zarr" / document).read_bytes(), []
+    for seed in range(NUM_FILES):
+        (tmp_path / "a.zarr" / document).write_bytes(mutate(whole, seed))
+        try:
+            read_ome_zarr(tmp_path / "a.zarr")
+        except ScanError as error:
+            told.append(str(error))
+    assert len(told) > NUM_FILES / 5
+    assert all("a.zarr" in text for text in told)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unet_batch.formats.checks import odd_about
+from unet_batch.errors import GeometryError, VoxelError
+from unet_batch.formats.checks import odd_about, odd_claims
 from unet_batch.formats.phantom import phantom
 from unet_batch.formats.scan import Scan
 
@@ -30,14 +31,47 @@ def test_the_readers_own_warnings_come_first() -> None:
     [
         (np.full(8, 7), "channel CT is constant: every voxel is 7"),
         (np.array([np.nan, np.inf, 2, 3, 4, 5, 6, 7]), "2 of 8 voxels are NaN or inf"),
-        (np.full(8, np.nan), "8 of 8 voxels are NaN or inf"),
     ],
 )
 def test_odd_voxels_are_told(voxels: Any, told: str) -> None:
     assert any(told in warning for warning in odd_about(scan(voxels)))
 
 
-@pytest.mark.parametrize(("mm", "told"), [(25.0, "spacing 25 x 1 x 1 mm"), (2000, "extent 4000 x")])
+def test_a_scan_without_a_finite_voxel_is_refused() -> None:
+    with pytest.raises(VoxelError, match="every voxel is NaN or inf"):
+        odd_about(scan(np.full(8, np.nan)))
+
+
+AXIAL = "1\\0\\0\\0\\1\\0"
+
+
+@pytest.mark.parametrize("letters", ["L\\P", "LF\\PR", "", "L", "X\\Y"])
+def test_orientation_tags_that_agree_or_say_nothing_pass(letters: str) -> None:
+    claims = {"PatientOrientation": letters, "ImageOrientationPatient": AXIAL}
+    assert odd_claims(claims, where="a") == ()
+
+
+@pytest.mark.parametrize(("letters", "axis"), [("R\\P", "rows"), ("L\\A", "columns")])
+def test_exchanged_sides_are_refused(letters: str, axis: str) -> None:
+    claims = {"PatientOrientation": letters, "ImageOrientationPatient": AXIAL}
+    with pytest.raises(GeometryError, match=f"a: PatientOrientation says that {axis}"):
+        odd_claims(claims, where="a")
+
+
+def test_head_and_feet_exchanged_are_refused() -> None:
+    claims = {"PatientOrientation": "L\\H", "ImageOrientationPatient": "1\\0\\0\\0\\0\\-1"}
+    with pytest.raises(GeometryError, match="head and feet"):
+        odd_claims(claims, where="a")
+
+
+def test_text_in_the_pixels_and_animals_are_told() -> None:
+    assert "pixels" in odd_claims({"BurnedInAnnotation": "YES"}, where="a")[0]
+    assert "animal" in odd_claims({"AnatomicalOrientationType": "QUADRUPED"}, where="a")[0]
+
+
+@pytest.mark.parametrize(
+    ("mm", "told"), [(1e-8, "less than"), (25.0, "spacing 25 x 1 x 1 mm"), (2000, "extent 4000 x")]
+)
 def test_implausible_geometry_is_told(mm: float, told: str) -> None:
     affine = np.diag([mm, 1.0, 1.0, 1.0])
     assert any(told in warning for warning in odd_about(scan(np.arange(8), affine)))

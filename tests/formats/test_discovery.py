@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from unet_batch.errors import GeometryError, SpecError, UnreadableScanError
 from unet_batch.formats.dicom import write_dicom_series
 from unet_batch.formats.discovery import discover, safe_name
 from unet_batch.formats.nifti import read_nifti, write_nifti
+from unet_batch.formats.readers import ReadOptions
 from unet_batch.formats.scan import Scan
 
 
@@ -53,9 +56,75 @@ def test_several_series_of_a_folder_are_numbered(tmp_path: Path) -> None:
 def test_real_folders_become_scans_and_notes(scans: Path) -> None:
     found = discover([scans / "ct_mr_pet_sarcoma_ibsi/dicom", scans / "dicom_ct_seg_dcmqi"])
     names = [scan.name for scan in found.scans]
-    assert names == ["STS_002_CT_image", "STS_002_MR_T1_image", "STS_002_PET_image", "ct-3slice"]
+    series = ["STS_002_CT_image", "STS_002_MR_T1_image", "STS_002_PET_image", "ct-3slice"]
+    assert names == [*series, "heart_seg", "liver_seg", "spine_seg"]
     assert sum("no image" in note for note in found.notes) == 5
-    assert any("3 files of no known kind" in note for note in found.notes)
+
+
+@pytest.mark.data
+def test_the_real_zip_is_ingested_where_it_lies(scans: Path) -> None:
+    packed = scans / "large_ct_dicom_sts020/STS_020_CT.zip"
+    truth = {"gtv": f"{packed}!STS_020/CT/mask/RS.dcm"}
+    (source,) = discover([packed.parent], truth=truth).scans
+    assert source.name == "STS_020_CT_STS_020_CT_image"
+    assert (source.kind, len(source.paths)) == ("dicom", 97)
+    scan = source.read()
+    assert scan.voxels_czyx.shape == (1, 97, 304, 241)
+    assert source.read_truth(scan)["gtv"].voxels_zyx.sum() == 748026
+
+
+def test_damaged_zips_are_scans_that_fail_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 cut")
+    (source,) = discover([tmp_path]).scans
+    with pytest.raises(UnreadableScanError, match=r"a\.zip: not a readable zip"):
+        source.read()
+
+
+def test_every_format_of_a_folder_is_found(tmp_path: Path) -> None:
+    for name in ("a.nrrd", "b.mha", "c.tif", "d.ome.zarr/zarr.json", "old/archive.json", "e.raw"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    with zipfile.ZipFile(tmp_path / "f.zip", "w") as packed:
+        for path in series(tmp_path.parent / f"{tmp_path.name}_ct"):
+            packed.write(path, f"x/{path.name}")
+        packed.writestr("inner.zip", b"")
+    found = discover([tmp_path])
+    kinds = {scan.name: scan.kind for scan in found.scans}
+    assert kinds == {"a": "itk", "b": "itk", "c": "tiff", "d": "ome-zarr", "f_x": "dicom"}
+    assert any("1 files of no known kind" in note for note in found.notes)
+    assert any("inner.zip: skipped, a zip in a zip" in note for note in found.notes)
+
+
+def test_pictures_beside_scans_are_no_scans(tmp_path: Path) -> None:
+    image(tmp_path / "p1/ct.nii.gz")
+    for name in ("p1/preview.png", "p2/a.png", "p2/b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    found = discover([tmp_path])
+    assert [scan.name for scan in found.scans] == ["p1_ct", "p2_a", "p2_b"]
+    assert any("skipped 1 pictures beside scans" in note for note in found.notes)
+    stacked = discover([tmp_path], options=ReadOptions(stack_pictures=True)).scans
+    assert [(scan.name, len(scan.paths)) for scan in stacked] == [("p1_ct", 1), ("p2", 2)]
+
+
+def test_truth_may_be_of_any_format_or_a_folder_of_objects(tmp_path: Path) -> None:
+    pixels = np.array([[0, 1, 0], [1, 0, 0]], np.uint8)
+    places = ("images/a.png", "images/b.png", "masks/a.bmp", "masks/b/1.png", "masks/b/2.png")
+    for name in places:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        PIL.Image.fromarray(pixels).save(tmp_path / name)
+    a, b = discover([tmp_path / "images"], truth={"ref": str(tmp_path / "masks")}).scans
+    assert (a.truth["ref"], b.truth["ref"]) == (tmp_path / "masks/a.bmp", tmp_path / "masks/b")
+    for scan in (a, b):
+        assert np.array_equal(scan.read_truth(scan.read())["ref"].voxels_zyx[0], pixels)
+
+
+@pytest.mark.data
+def test_real_nuclei_find_their_objects_and_these_are_no_scans(scans: Path) -> None:
+    folder = scans / "nuclei_dsb2018_2d"
+    found = discover([folder], truth={"nuclei": f"{folder}/{{stem}}/masks"}).scans
+    assert len(found) == 29
+    assert all(scan.truth["nuclei"].name == "masks" for scan in found)
 
 
 @pytest.mark.data

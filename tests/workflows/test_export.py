@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from unet_batch.errors import NotFoundError, SpecError
+from unet_batch.formats.dicom import write_dicom_series
+from unet_batch.formats.geometry import onto_grid
+from unet_batch.formats.labels import MaskRules
+from unet_batch.formats.masks import read_masks
 from unet_batch.formats.nifti import read_nifti, read_nifti_mask
 from unet_batch.formats.phantom import phantom
 from unet_batch.formats.scan import Mask
@@ -87,6 +93,53 @@ def test_a_damaged_volume_is_reported_and_the_others_come_out(
     assert (summary.done, list(summary.failed)) == (("phantom_001",), ["phantom_000"])
 
 
+@pytest.mark.parametrize("kind", ["nrrd", "dicom-seg"])
+def test_masks_come_out_in_other_formats(kind: str, archive: Archive, tmp_path: Path) -> None:
+    spec = {"archive": archive.url, "labels": "ref", "out": str(tmp_path / "out"), "format": kind}
+    summary = export(ExportSpec.model_validate(spec))
+    assert (summary.done, summary.failed) == (("phantom_000",), {})
+    scan, truth = phantom(0, shape_zyx=(12, 14, 16))
+    suffix = {"nrrd": ".nrrd", "dicom-seg": ".seg.dcm"}[kind]
+    again = read_masks(tmp_path / f"out/phantom_000{suffix}", scan, "ref", MaskRules())["ref"]
+    placed = onto_grid(again, scan.affine, (12, 14, 16))
+    assert np.array_equal(placed.voxels_zyx, truth.voxels_zyx)
+
+
+def test_a_table_tells_millilitres_of_every_class(archive: Archive, tmp_path: Path) -> None:
+    export(ExportSpec(archive=archive.url, labels="ref", out=str(tmp_path / "out")))
+    with (tmp_path / "out/volumes.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    scan, truth = phantom(0, shape_zyx=(12, 14, 16))
+    assert [(row["volume"], row["value"], row["class"]) for row in rows] == [
+        ("phantom_000", str(c.value), c.name) for c in truth.classes if c.value
+    ]
+    for row in rows:
+        count = np.count_nonzero(truth.voxels_zyx == int(row["value"]))
+        assert int(row["voxels"]) == count
+        assert float(row["ml"]) == pytest.approx(count * np.prod(scan.spacing_mm) / 1000, rel=1e-5)
+    assert any(float(row["ml"]) > 0 for row in rows)
+
+
+def test_a_segmentation_refers_to_the_original_series(archive: Archive, tmp_path: Path) -> None:
+    scan, _ = phantom(0, shape_zyx=(12, 14, 16))
+    series = write_dicom_series(tmp_path / "scans/phantom_000", scan)
+    spec = ExportSpec(
+        archive=archive.url,
+        labels="ref",
+        out=str(tmp_path / "out"),
+        format="dicom-seg",
+        seg_type="labelmap",
+        dicom_series=f"{tmp_path}/scans/{{name}}",
+    )
+    assert export(spec).done == ("phantom_000",)
+    seg = pydicom.dcmread(tmp_path / "out/phantom_000.seg.dcm")
+    assert seg.SegmentationType == "LABELMAP"
+    assert seg.StudyInstanceUID == pydicom.dcmread(series[0]).StudyInstanceUID
+    for path in series:
+        path.unlink()
+    assert "no DICOM file for a SEG" in export(spec).failed["phantom_000"]
+
+
 def test_patterns_choose_volumes(archive: Archive, tmp_path: Path) -> None:
     spec = ExportSpec(archive=archive.url, image=True, out=str(tmp_path), volumes=("*_001",))
     assert export(spec).done == ("phantom_001",)
@@ -103,4 +156,7 @@ def test_the_ready_spec_is_valid_and_says_one_thing() -> None:
     assert ExportSpec.load(JOBS / "export.yaml").labels == "prediction"
     for fields in ({}, {"labels": "a", "image": True}):
         with pytest.raises(SpecError, match="either labels: NAME, or image: true"):
+            ExportSpec.load(arguments={"archive": "a", "out": "b", **fields})
+    for fields in ({"image": True, "format": "dicom-seg"}, {"labels": "a", "dicom_series": "x"}):
+        with pytest.raises(SpecError, match="dicom-seg"):
             ExportSpec.load(arguments={"archive": "a", "out": "b", **fields})

@@ -13,6 +13,8 @@ import ray
 
 from unet_batch.errors import ReplicaError, SpecError
 from unet_batch.formats.dicom import write_dicom_series
+from unet_batch.formats.dicom_seg_writer import write_dicom_seg
+from unet_batch.formats.itk import write_nrrd
 from unet_batch.formats.nifti import read_nifti, write_nifti
 from unet_batch.formats.phantom import phantom
 from unet_batch.monitoring.events import Event, JobFinished, JobStarted, VolumeFinished
@@ -159,6 +161,31 @@ def test_real_scans_are_ingested(local_ray: None, scans: Path, tmp_path: Path) -
     mask = read_nifti(nifti / "STS_008/CT_mask.nii.gz").voxels_czyx[0]
     assert np.array_equal(volume.labels["gtv"].array.compute(scheduler="synchronous"), mask)
     assert open_archive(tmp_path / "archive").info("image").modality == "PT"
+
+
+@pytest.mark.ray
+def test_every_format_arrives_with_its_truth(local_ray: None, tmp_path: Path) -> None:
+    scan, mask = phantom(1, shape_zyx=(12, 14, 16))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    write_nrrd(tmp_path / "images/a.nrrd", scan.voxels_czyx, scan.affine)
+    write_nrrd(tmp_path / "labels/a.nrrd", mask.voxels_zyx * np.uint8(80), mask.affine)
+    open_archive(tmp_path / "other", create=True).write_scan(scan, source={})
+    (tmp_path / f"other/volumes/{scan.name}").rename(tmp_path / "images/b.ome.zarr")
+    write_dicom_seg(tmp_path / "labels/b.dcm", mask, name="b")
+    values = {"ref": {80: 1, 160: 2}}
+    refused = ingest(spec_for(tmp_path, mask_values=values))
+    assert refused.done == ("b",)
+    assert "values 240 (" in refused.quarantined["a"]
+    nearest = spec_for(tmp_path, mask_values=values, stray_mask_values="nearest")
+    assert ingest(nearest).done == ("a",)
+    archive = open_archive(tmp_path / "archive")
+    for volume in archive.values():
+        assert np.array_equal(volume.image.compute(scheduler="synchronous"), scan.voxels_czyx)
+        assert np.allclose(volume.affine, scan.affine, atol=1e-9)
+    truth = archive["b"].labels["ref"].array.compute(scheduler="synchronous")
+    assert np.array_equal(truth, mask.voxels_zyx)
+    assert any("stray mask values" in text for text in archive.info("a").warnings)
 
 
 def test_without_ray_it_is_said(monkeypatch: pytest.MonkeyPatch, sources: Path) -> None:

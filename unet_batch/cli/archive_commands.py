@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 def ingest(
     sources: Annotated[
-        list[str] | None, typer.Argument(help="NIfTI files, or folders of NIfTI or DICOM.")
+        list[str] | None, typer.Argument(help="Files, folders or quoted patterns of scans.")
     ] = None,
     archive: ArchiveOption = None,
     truth: Annotated[
@@ -57,8 +57,9 @@ def ingest(
 ) -> None:
     """Turn scans into Volumes of an Archive.
 
-    Folders are searched for NIfTI files and DICOM series. A mask with the file name of a
-    scan becomes its Labels NAME. What cannot be read is named, and the others go on.
+    Folders are searched for DICOM series (also in zips), NIfTI, NRRD, MetaImage, TIFF, PNG
+    and OME-Zarr. A mask with the file name of a scan becomes its Labels NAME; it may also be
+    a DICOM SEG or RTSTRUCT. What cannot be read is named, and the others go on.
 
     `unet-batch ingest scans/ --archive my-archive --truth reference=masks/`
     """

@@ -22,12 +22,14 @@ from unet_batch.cli.options import (
     WhereOption,
 )
 from unet_batch.cli.printing import (
+    print_bench,
     print_facts,
     print_json,
     print_plan,
     print_reasons,
     print_scores,
 )
+from unet_batch.planning.specs.bench import BenchSpec
 from unet_batch.planning.specs.evaluate import EvaluateSpec
 from unet_batch.planning.specs.report import ReportSpec
 from unet_batch.planning.specs.segment import SegmentSpec
@@ -240,3 +242,31 @@ def report(
         print_facts({"report": summary.path, "Volumes": summary.num_volumes})
     print_reasons("left out", summary.left_out)
     leave(is_complete=not summary.left_out)
+
+
+def bench(
+    only: Annotated[
+        list[str] | None, typer.Option("--case", help="Run only this case; may be repeated.")
+    ] = None,
+    out: OutOption = None,
+    spec: SpecOption = None,
+    overrides: SetOption = None,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure this machine: the bare network, our Job, and MONAI's loop.
+
+    Random weights and noise: what counts are the ratios. All cases take a good while; try
+    `unet-batch bench --case one-256-2` first.
+    """
+    from unet_batch.cli.running import job_running
+    from unet_batch.workflows import bench as workflow
+
+    arguments = {"only": only, "out": out}
+    request = BenchSpec.load(spec, arguments=arguments, overrides=overrides or ())
+    with job_running(address=address, quiet=as_json):
+        summary = workflow.bench(request)
+    if as_json:
+        print_json(summary)
+    else:
+        print_bench(summary)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from unet_batch.workflows.bench import BenchSummary
     from unet_batch.workflows.evaluate import EvaluateSummary
     from unet_batch.workflows.plan import PlanSummary
 
@@ -124,6 +125,46 @@ def print_plan(summary: PlanSummary) -> None:
             "predicted seconds": summary.predicted_s,
         }
     )
+
+
+def print_bench(summary: BenchSummary) -> None:
+    """Seconds of each case, and what they mean as ratios."""
+    print_table(
+        "Bench: medians in seconds",
+        (
+            *("case", "engine", "tiles", "bare", "Job", "MONAI fp32", "autocast"),
+            *("bare / Job", "fp32 / Job", "autocast / Job", "RSS MiB"),
+        ),
+        [
+            (
+                case.name,
+                case.engine,
+                f"{case.tiles_predicted} of {case.tiles_planned}",
+                case.bare_s,
+                case.end_to_end_s,
+                case.monai_fp32_s,
+                case.monai_autocast_s,
+                case.share_of_bare,
+                case.monai_fp32_s and case.monai_fp32_s / case.end_to_end_s,
+                case.monai_autocast_s and case.monai_autocast_s / case.end_to_end_s,
+                case.peak_rss_bytes // 2**20,
+            )
+            for case in summary.cases
+        ],
+        numbers=8,
+    )
+    print_table(
+        "Where the workers' seconds go",
+        ("case", "part", "seconds"),
+        [
+            (case.name, part, seconds)
+            for case in summary.cases
+            for part, seconds in case.seconds_by_part.items()
+        ],
+        numbers=1,
+    )
+    if summary.plot:
+        print_facts({"plot": summary.plot})
 
 
 def _console() -> Console:

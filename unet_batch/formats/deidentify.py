@@ -129,7 +129,9 @@ def scrub(text: str, identities: Iterable[Identity], pseudonyms: Pseudonyms) -> 
 
 def scrub_texts(text: str, sources: Mapping[str, str], pseudonyms: Pseudonyms) -> str:
     """The same for many texts at once; `sources` as of `Identity.texts`."""
-    for found in sorted(sources, key=len, reverse=True):
+    lower = text.lower()
+    present = [found for found in sources if found.lower() in lower]
+    for found in sorted(present, key=len, reverse=True):
         # Short ones only as whole words: `Lee` is a name, `sleeve` is not.
         edge = r"(?<![^\W_])", r"(?![^\W_])"
         before, after = edge if len(found) < 5 else ("", "")

@@ -8,6 +8,7 @@ left out of both.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ from unet_batch.formats.scan import Mask, Scan, spacing_of
 from unet_batch.planning.volume_info import LabelClass
 
 SegType = Literal["binary", "labelmap"]
+
+logging.getLogger("highdicom").setLevel(logging.ERROR)  # it warns of masks that are empty
 
 _SERIES_NUMBER = 900  # beside a study's own series, which count from 1
 _SCHEME = "99UNETBATCH"  # PS3.16, 8.1: private schemes begin with 99

@@ -7,9 +7,13 @@ taken. Orientation is that of a picture (see `pictures`).
 
 from __future__ import annotations
 
+import logging
 import re
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
@@ -25,6 +29,8 @@ from unet_batch.formats.scan import Scan
 
 Spacing = tuple[float, float, float]
 
+_LOGGER = logging.getLogger("tifffile")
+_LOGGER.propagate = False  # its errors are raised here, with the name of the file
 _Z_AXES, _CHANNEL_AXES = "ZQI", "CS"
 _MM_PER_UNIT = {
     "nm": 1e-6, "µm": 1e-3, "um": 1e-3, "micron": 1e-3, "\\u00B5m": 1e-3, "mm": 1.0, "cm": 10.0,
@@ -52,11 +58,13 @@ def read_tiff(path: Path, *, name: str | None = None, spacing_mm: Spacing | None
     """
     try:
         # never the further files that OME-XML may name: they could lie anywhere
-        with tifffile.TiffFile(path, _multifile=False) as tiff:
+        with _complaints() as complaints, tifffile.TiffFile(path, _multifile=False) as tiff:
             series = tiff.series[0]
             _refuse_impossible_size(series, path)
             stored, axes, num_alpha = series.asarray(maxworkers=1), series.axes, _num_alpha(series)
             stated, num_others = _stated_spacing(tiff), len(tiff.series) - 1
+            if complaints or not stored.size:
+                raise tifffile.TiffFileError(complaints[0] if complaints else "no pixels")
     except _UNREADABLE as error:
         raise UnreadableScanError(
             f"{path}: not a readable TIFF file ({type(error).__name__}: {str(error)[:200]}); "
@@ -79,6 +87,31 @@ def read_tiff(path: Path, *, name: str | None = None, spacing_mm: Spacing | None
         metadata={"format": "tiff"},
         warnings=tuple(text for text, is_so in odd.items() if is_so),
     )
+
+
+class _Complaints(logging.Handler):
+    """Errors that tifffile only logs, of this thread: it goes on without the pages it lost."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.thread = threading.get_ident()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the message, if it is one of this thread's file."""
+        if record.thread == self.thread:
+            self.messages.append(record.getMessage())
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """What tifffile complains of while the context lasts."""
+    handler = _Complaints()
+    _LOGGER.addHandler(handler)
+    try:
+        yield handler.messages
+    finally:
+        _LOGGER.removeHandler(handler)
 
 
 def _refuse_impossible_size(series: Any, path: Path) -> None:

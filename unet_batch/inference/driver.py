@@ -21,7 +21,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError,
 from unet_batch.errors import UnetBatchError
 from unet_batch.inference.pool import ReplicaPool
 from unet_batch.inference.predictor import BlockOrder, label_dtype
-from unet_batch.inference.reading import PieceRef, read_pieces
+from unet_batch.inference.reading import PieceRef, read_pack, read_pieces
 from unet_batch.inference.replica import ReplicaReport
 from unet_batch.inference.stitching import Done, publish, stitch, write_regions
 from unet_batch.monitoring import events
@@ -196,21 +196,20 @@ class Driver:
 
     def _read(self, order: Read) -> None:
         inputs = self._inputs[order.key] = {}
-        started = perf_counter()
+        started, boxes = perf_counter(), []
         for key in order.step:
             self._began.setdefault(key.volume_id, started)
             plan = self._plan.volumes[key.volume_id]
-            box = plan.layout.input_box(plan.block(key), rebuild=order.rebuild)
-            try:
-                inputs[key] = read_pieces(self._volumes(key.volume_id).image, box)
-            except UnetBatchError as error:
-                self._local.append(VolumeFailed(key.volume_id, str(error)))
-        refs = [ref for pieces in inputs.values() for _, ref in pieces]
+            boxes.append(plan.layout.input_box(plan.block(key), rebuild=order.rebuild))
+        work = [
+            (self._volumes(key.volume_id), box) for key, box in zip(order.step, boxes, strict=True)
+        ]
+        found = [[piece] for piece in read_pack(work)] if len(work) > 1 else [read_pieces(*work[0])]
+        inputs.update(zip(order.step, found, strict=True))
+        refs = {piece.ref for pieces in inputs.values() for piece in pieces}
         self._unread[order.key] = len(refs)
         for ref in refs:
             self._pending[ref] = partial(self._was_read, order.key, started, inputs)
-        if not refs:
-            self._local.append(WasRead(order.key))
 
     def _was_read(
         self, key: StepKey, started: float, inputs: Mapping[BlockKey, list[PieceRef]], _: Ref
@@ -220,9 +219,9 @@ class Driver:
         if self._unread[key] or self._inputs.get(key) is not inputs:
             return
         num_bytes = sum(
-            box.num_voxels * np.dtype(self._plan.volumes[block.volume_id].info.dtype).itemsize
+            piece.box.num_voxels * np.dtype(self._plan.volumes[block.volume_id].info.dtype).itemsize
             for block, pieces in inputs.items()
-            for box, _ in pieces
+            for piece in pieces
         )
         self._listen(events.StageTimed("read", perf_counter() - started, num_bytes))
         yield WasRead(key)
@@ -291,6 +290,7 @@ class Driver:
                 num_voxels=voxels,
                 num_tiles=report.num_tiles,
                 parts=report.seconds,
+                peak_rss_bytes=report.peak_rss_bytes,
             )
         )
 

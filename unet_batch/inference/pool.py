@@ -12,6 +12,7 @@ import ray
 
 from unet_batch.errors import ReplicaError
 from unet_batch.inference.choosing import EngineKind
+from unet_batch.inference.reading import IO_CPUS
 from unet_batch.inference.replica import Replica
 from unet_batch.planning.specs.segment import InferenceSpec, ResourceSpec
 
@@ -84,7 +85,9 @@ class ReplicaPool:
     def start(self) -> tuple[str, ray.ObjectRef[Any]]:
         """Begin one Replica; its name, and a reference that is there once it is warm."""
         name = next(self._names)
-        actor_class = ray.remote(num_cpus=self.size.num_cpus, num_gpus=self.size.num_gpus)(Replica)
+        # What a Replica leaves is for the tasks that read and write beside it.
+        reserved = max(self.size.num_cpus - 2 * IO_CPUS, IO_CPUS)
+        actor_class = ray.remote(num_cpus=reserved, num_gpus=self.size.num_gpus)(Replica)
         actor: Any = actor_class.remote(
             *self._arguments,
             roi_zyx=self._roi_zyx,

@@ -3,46 +3,92 @@
 Dask slices the Volume lazily and fuses each Chunk's read with its slicing; Ray runs one task
 a piece and keeps the result in its object store, from where the Replica takes it without a
 copy. Dask on Ray submits a whole graph at once, so only what the Schedule asks for is ever
-handed to it.
+handed to it. Small Volumes, many to a Step, are read by one task.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
-import dask.array as da
+import dask
 import numpy as np
 import ray
 from dask.array.optimization import optimize
 from dask.core import flatten
+from numpy.typing import NDArray
 from ray.util.dask import ray_dask_get
 
+from unet_batch.errors import UnetBatchError
+from unet_batch.storage.stores import limit_zarr_threads
+from unet_batch.storage.volume import Volume
 from unet_batch.tiling.box import Box, Index
 
-PieceRef = tuple[Box, "ray.ObjectRef[Any]"]
-"""A box (c, z, y, x) of the volume and the reference to its raw voxels."""
+IO_CPUS = 0.25
+"""CPUs that a task which reads or writes asks for: what bounds how many run on a node."""
 
-# Reads are short and wait for the disk: they take no CPU from the Replicas' share.
-_REMOTE = {"num_cpus": 0, "max_retries": 3}
+_REMOTE = {"num_cpus": IO_CPUS, "max_retries": 3}
 
 
-def read_pieces(image_czyx: da.Array, box: Box) -> list[PieceRef]:
-    """Start reading `box` (z, y, x) of an image; returns at once with its pieces.
+@dataclass(frozen=True, slots=True)
+class PieceRef:
+    """A box (c, z, y, x) of a Volume, and where its raw voxels are.
+
+    `ref` is an array, or, where `index` is set, a list of arrays and of reasons why one could
+    not be read.
+    """
+
+    box: Box
+    ref: ray.ObjectRef[Any]
+    index: int | None = None
+
+
+def read_pieces(volume: Volume, box: Box) -> list[PieceRef]:
+    """Start reading `box` (z, y, x) of a Volume; returns at once with its pieces.
 
     The pieces are the Dask chunks that `box` touches; together they cover it once.
     """
-    region = image_czyx[(slice(None), *box.slices)]
+    region = volume.image[(slice(None), *box.slices)]
     keys = list(flatten(region.__dask_keys__()))  # type: ignore[no-untyped-call]
     graph = optimize(region.__dask_graph__(), keys)  # type: ignore[no-untyped-call]
     refs = ray_dask_get(graph, keys, ray_persist=True, ray_remote_args=_REMOTE)
-    return list(zip(_chunk_boxes(region, (0, *box.start)), refs, strict=True))
+    boxes = _chunk_boxes(region.chunks, (0, *box.start))
+    return [PieceRef(part, ref) for part, ref in zip(boxes, refs, strict=True)]
 
 
-def _chunk_boxes(region: da.Array, start: Index) -> list[Box]:
+def read_pack(work: Sequence[tuple[Volume, Box]]) -> list[PieceRef]:
+    """Start reading one box of each of several small Volumes, in one task; a piece for each."""
+    # A partial hides the arguments from Dask, which would walk through all of them.
+    lazy = dask.delayed(partial(_read_each, tuple(work)), pure=False, traverse=False)()
+    graph, key = lazy.__dask_graph__(), lazy.key
+    (ref,) = ray_dask_get(graph, [key], ray_persist=True, ray_remote_args=_REMOTE)
+    boxes = [_with_channels(volume, box) for volume, box in work]
+    return [PieceRef(box, ref, index) for index, box in enumerate(boxes)]
+
+
+def _read_each(work: Sequence[tuple[Volume, Box]]) -> list[NDArray[Any] | str]:
+    limit_zarr_threads()
+    return [_read(volume, _with_channels(volume, box)) for volume, box in work]
+
+
+def _read(volume: Volume, box: Box) -> NDArray[Any] | str:
+    try:
+        return volume.stored[box.slices]
+    except UnetBatchError as error:
+        return str(error)
+
+
+def _with_channels(volume: Volume, box: Box) -> Box:
+    return Box((0, *box.start), (volume.info.shape_czyx[0], *box.stop))
+
+
+def _chunk_boxes(chunks: Sequence[Sequence[int]], start: Index) -> list[Box]:
     """Boxes of a region's chunks in volume coordinates, in the order of its keys."""
     axes = []
-    for sizes, origin in zip(region.chunks, start, strict=True):
+    for sizes, origin in zip(chunks, start, strict=True):
         stops = origin + np.cumsum(sizes)
         axes.append(list(zip((stops - sizes).tolist(), stops.tolist(), strict=True)))
     return [Box(tuple(a for a, _ in chunk), tuple(b for _, b in chunk)) for chunk in product(*axes)]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from resource import RUSAGE_SELF, getrusage
 from time import perf_counter
 
 import numba
-import psutil
 import ray
 import torch
 
@@ -96,7 +95,7 @@ class Replica:
             num_tiles=sum(result.num_tiles for result in results),
             busy_s=perf_counter() - started,
             seconds=self._predictor.seconds,
-            peak_rss_bytes=psutil.Process(os.getpid()).memory_info().rss,
+            peak_rss_bytes=1024 * getrusage(RUSAGE_SELF).ru_maxrss,  # Linux counts in KiB
         )
         return (report, *(cell for block in cells for cell in block))
 
@@ -114,9 +113,16 @@ def use_threads(number: int) -> None:
 def _fetch(pieces: Sequence[PieceRef]) -> list[Piece] | str:
     """A Block's voxels, or why they could not be read."""
     try:
-        arrays = ray.get([ref for _, ref in pieces])
+        values = ray.get([piece.ref for piece in pieces])
     except ray.exceptions.RayTaskError as error:
         return f"reading failed: {error.cause}"
     except ray.exceptions.ObjectLostError as error:
         return f"reading failed: {error}"
-    return [(box, array) for (box, _), array in zip(pieces, arrays, strict=True)]
+    arrays = [
+        value if piece.index is None else value[piece.index]
+        for piece, value in zip(pieces, values, strict=True)
+    ]
+    for array in arrays:
+        if isinstance(array, str):
+            return f"reading failed: {array}"
+    return [(piece.box, array) for piece, array in zip(pieces, arrays, strict=True)]

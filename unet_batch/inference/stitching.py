@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from unet_batch.errors import UnetBatchError
+from unet_batch.inference.reading import IO_CPUS
 from unet_batch.inference.sums import class_indices
 from unet_batch.planning.volume_info import Json
 from unet_batch.storage.labels_writer import LabelsWriter
@@ -34,7 +35,7 @@ class Done:
     failures: dict[str, str]
 
 
-@ray.remote(num_cpus=0, num_returns=2, max_retries=3)
+@ray.remote(num_cpus=IO_CPUS, num_returns=2, max_retries=3)
 def stitch(
     values: NDArray[np.unsignedinteger], *sums_czyx: NDArray[np.float32]
 ) -> tuple[Done, NDArray[np.unsignedinteger] | None]:
@@ -54,7 +55,7 @@ def stitch(
     return Done(perf_counter() - started, total.nbytes, {}), labels
 
 
-@ray.remote(num_cpus=0, max_retries=3)
+@ray.remote(num_cpus=IO_CPUS, max_retries=3)
 def write_regions(work: Sequence[tuple[LabelsWriter, Box, Sequence[LabelRef]]]) -> Done:
     """Put the cells of each region together and store it, whole."""
     started, num_bytes = perf_counter(), 0
@@ -67,7 +68,7 @@ def write_regions(work: Sequence[tuple[LabelsWriter, Box, Sequence[LabelRef]]]) 
     return Done(perf_counter() - started, num_bytes, failures)
 
 
-@ray.remote(num_cpus=0, max_retries=3)
+@ray.remote(num_cpus=IO_CPUS, max_retries=3)
 def publish(work: Sequence[tuple[LabelsWriter, dict[str, Json]]]) -> Done:
     """Make the Labels of each Volume visible, with their provenance."""
     started = perf_counter()

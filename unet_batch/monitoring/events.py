@@ -31,7 +31,8 @@ class StageTimed:
     """A piece of work ended; `seconds` of one worker, with what it moved or made.
 
     `num_voxels` are voxels of scans; those of `write` count as done while their Volume is still
-    under way, so that one large scan moves the progress too.
+    under way, so that one large scan moves the progress too. `parts` says where the seconds of
+    `predict` went: normalise, forward, accumulate, finish; `peak_rss_bytes` is the worker's.
     """
 
     stage: Stage
@@ -40,6 +41,7 @@ class StageTimed:
     num_voxels: int = 0
     num_tiles: int = 0
     parts: Mapping[str, float] = field(default_factory=dict)
+    peak_rss_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

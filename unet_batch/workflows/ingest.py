@@ -19,7 +19,7 @@ import dask
 from dask.delayed import Delayed
 
 from unet_batch.errors import StoreError
-from unet_batch.formats.deidentify import Identity, scrub_texts
+from unet_batch.formats.deidentify import scrub_texts
 from unet_batch.formats.discovery import ScanSource, discover
 from unet_batch.formats.labels import MaskRules
 from unet_batch.formats.readers import ReadOptions
@@ -73,7 +73,7 @@ class _Tally:
     unlisted: list[VolumeInfo] = field(default_factory=list)
     found_again: list[VolumeInfo] = field(default_factory=list)
     warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    identities: list[Identity] = field(default_factory=list)
+    identifiers: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 def ingest(spec: IngestSpec, *, listen: Listener = ignore) -> IngestSummary:
@@ -104,6 +104,8 @@ def ingest(spec: IngestSpec, *, listen: Listener = ignore) -> IngestSummary:
         for finished in compute_in_window(work, window=spec.window or default_window()):
             outcome = _outcome_of(finished, rules)
             _account(outcome, tally, listen)
+            if found.notes:
+                tally.identifiers.update(outcome.identity.texts())
             _keep_account(archive, outcome, known)
             if len(tally.unlisted) + len(tally.found_again) >= _CATALOG_BATCH:
                 _list(archive, tally)
@@ -129,8 +131,7 @@ def _rules(spec: IngestSpec, archive: Archive) -> IngestRules:
 def _clean_notes(notes: tuple[str, ...], tally: _Tally, rules: IngestRules) -> tuple[str, ...]:
     if rules.keeps_identifiers or not notes:
         return notes
-    texts = {key: of for one in tally.identities for key, of in one.texts().items()}
-    return tuple(scrub_texts(note, texts, rules.pseudonyms) for note in notes)
+    return tuple(scrub_texts(note, tally.identifiers, rules.pseudonyms) for note in notes)
 
 
 def _read_options(spec: IngestSpec) -> ReadOptions:
@@ -171,7 +172,6 @@ def _outcome_of(finished: Finished[ScanSource], rules: IngestRules) -> ScanOutco
 
 
 def _account(outcome: ScanOutcome, tally: _Tally, listen: Listener) -> None:
-    tally.identities.append(outcome.identity)
     if outcome.info is None:
         tally.quarantined[outcome.name] = outcome.reason
         listen(VolumeFinished(outcome.name, "quarantined", outcome.reason))

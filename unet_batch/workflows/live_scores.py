@@ -10,6 +10,7 @@ from ray.exceptions import RayError
 
 from unet_batch.errors import UnetBatchError
 from unet_batch.evaluation.scores import Score
+from unet_batch.inference.reading import IO_CPUS
 from unet_batch.monitoring.events import Event, Listener, Scored, VolumeFinished
 from unet_batch.storage.archive import Archive
 from unet_batch.workflows.scoring import pair_of, score_pair
@@ -24,7 +25,7 @@ class LiveScores:
     def __init__(self, archive: Archive, *, labels: str, truth: str, listen: Listener) -> None:
         self._archive, self._labels, self._truth = archive, labels, truth
         self._listen = listen
-        self._score = ray.remote(num_cpus=0)(score_pair)
+        self._score = ray.remote(num_cpus=IO_CPUS)(score_pair)
         self._pending: list[Any] = []
 
     def __call__(self, event: Event) -> None:

@@ -25,6 +25,7 @@ from unet_batch.planning.plan import Plan
 from unet_batch.planning.schedule import Schedule
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.storage.ledger import Ledger, LedgerEntry
+from unet_batch.storage.volume import Volume
 from unet_batch.workflows.engine_choice import resolve_engine
 from unet_batch.workflows.live_scores import LiveScores
 from unet_batch.workflows.segment_job import SegmentJob
@@ -123,7 +124,7 @@ def run_plan(
             max_attempts=resources.max_attempts,
         ),
         pool,
-        volumes=job.archive.__getitem__,
+        volumes=lambda volume_id: Volume(job.archive.url, plan.volumes[volume_id].info),
         target=job.target,
         class_values=tuple(one.value for one in job.bundle.classes),
         on_outcome=on_outcome,
