@@ -118,13 +118,13 @@ def test_broken_files_of_every_format_are_read_or_named(name: str, tmp_path: Pat
 def test_broken_segmentations_are_read_or_named(name: str, scans: Path, tmp_path: Path) -> None:
     whole, scan = (scans / name).read_bytes(), phantom(0, shape_zyx=(6, 8, 10))[0]
     told = []
-    for seed in range(NUM_FILES):
+    for seed in range(NUM_FILES // 4):
         (tmp_path / "a.dcm").write_bytes(mutate(whole, seed))
         try:
             read_masks(tmp_path / "a.dcm", scan, "ref", MaskRules())
         except ScanError as error:
             told.append(str(error))
-    assert len(told) > NUM_FILES / 5
+    assert len(told) > NUM_FILES / 20
     assert all("a.dcm" in text for text in told)
 
 

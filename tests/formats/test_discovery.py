@@ -12,7 +12,7 @@ import pytest
 
 from unet_batch.errors import GeometryError, SpecError, UnreadableScanError
 from unet_batch.formats.dicom import write_dicom_series
-from unet_batch.formats.discovery import discover, safe_name
+from unet_batch.formats.discovery import ScanSource, discover, safe_name
 from unet_batch.formats.nifti import read_nifti, write_nifti
 from unet_batch.formats.readers import ReadOptions
 from unet_batch.formats.scan import Scan
@@ -28,6 +28,10 @@ def image(path: Path, *, value: int = 1, spacing: float = 1.0) -> Path:
 def series(folder: Path, name: str = "s") -> list[Path]:
     voxels = np.zeros((1, 2, 3, 4), np.int16)
     return write_dicom_series(folder, Scan(name, voxels, np.eye(4), ("CT",), "CT"))
+
+
+def len_of(scan: ScanSource) -> int:
+    return -len(scan.paths)
 
 
 def ids(*sources: str | Path, **options: Any) -> list[str]:
@@ -65,7 +69,9 @@ def test_real_folders_become_scans_and_notes(scans: Path) -> None:
 def test_the_real_zip_is_ingested_where_it_lies(scans: Path) -> None:
     packed = scans / "large_ct_dicom_sts020/STS_020_CT.zip"
     truth = {"gtv": f"{packed}!STS_020/CT/mask/RS.dcm"}
-    (source,) = discover([packed.parent], truth=truth).scans
+    other = scans / "nrrd_mr_brain_tumour_pyradiomics/brain1_image.nrrd"
+    source, stranger = sorted(discover([packed.parent, other], truth=truth).scans, key=len_of)
+    assert not stranger.truth, "a member belongs to the scans of its own zip"
     assert source.name == "STS_020_CT_STS_020_CT_image"
     assert (source.kind, len(source.paths)) == ("dicom", 97)
     scan = source.read()

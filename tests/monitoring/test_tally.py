@@ -151,3 +151,14 @@ def test_before_anything_happened_nothing_is_known(tally: Tally) -> None:
     progress = tally.progress()
     assert progress.share_done is None
     assert progress.seconds_left is None
+
+
+def test_another_job_begins_from_nothing() -> None:
+    tally = Tally()
+    for number in range(2):
+        tally(JobStarted(f"job-{number}", "ingest", "", num_volumes=3))
+        tally(VolumeFinished("a", "done", num_voxels=5))
+        assert tally.progress().outcomes == {"done": 1}
+        assert tally.progress().num_voxels == 5
+        tally(JobFinished(f"job-{number}", 1.0))
+        assert tally.progress().is_finished

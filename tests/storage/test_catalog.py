@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from unet_batch.errors import NotFoundError, StoreError
-from unet_batch.formats.scan import Scan
+from unet_batch.formats.scan import Mask, Scan
+from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage import catalog as catalog_module
 from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.storage.catalog import Catalog
@@ -197,6 +199,20 @@ def test_duplicates_are_noted_and_a_rebuild_finds_them_again(
     archive.catalog.rebuild()
     assert archive.catalog.ids(where="has_warning('duplicate')") == ["b", "c"]
     assert archive.catalog.rows()[2].warnings == noted.warnings
+
+
+def test_labels_of_a_job_become_searchable(
+    archive: Archive, make_scan: Callable[..., Scan]
+) -> None:
+    scan = make_scan("a")
+    archive.write_scan(scan, source={})
+    classes = (LabelClass(0, "background"), LabelClass(1, "liver"))
+    mask = Mask(np.ones(scan.voxels_czyx.shape[1:], np.uint8), scan.affine, classes)
+    archive["a"].write_labels("liver", mask, provenance={})
+    assert archive.catalog.ids(where="has_labels('liver')") == []
+    archive.catalog.refresh_labels(["a"])
+    archive.catalog.refresh_labels([])
+    assert archive.catalog.ids(where="has_labels('liver')") == ["a"]
 
 
 def test_several_processes_ingest_into_one_archive_and_lose_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import zarr
 
 from unet_batch.errors import ConflictError, NotFoundError, SpecError, StoreError
 from unet_batch.storage.stores import (
+    BucketStore,
     FolderStore,
     ObjectStore,
     limit_zarr_threads,
@@ -174,6 +175,26 @@ def test_a_put_that_fails_leaves_the_old_object_and_no_litter(
 def test_an_unreachable_bucket_says_what_to_check(s3_bucket: str) -> None:
     with pytest.raises((StoreError, NotFoundError), match="no-such-bucket/x"):
         open_store("s3://no-such-bucket/x").put("a", b"")
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "environment"),
+    [
+        ("gs://bucket/archive", "GCSStore", {}),
+        ("az://container/archive", "AzureStore", {"AZURE_STORAGE_ACCOUNT_NAME": "account"}),
+        ("s3://bucket/archive", "S3Store", {"AWS_REGION": "eu-central-1"}),
+    ],
+)
+def test_every_cloud_opens_by_its_url_with_credentials_from_the_environment(
+    url: str, kind: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    store = open_store(url)
+    assert isinstance(store, BucketStore)
+    assert type(store._backend).__name__ == kind
+    assert store._backend.prefix == "archive"
+    assert pickle.loads(pickle.dumps(store)).url == url
 
 
 @pytest.mark.parametrize("url", ["ftp://host/x", "http://host/x", "s3://key:secret@bucket/x"])

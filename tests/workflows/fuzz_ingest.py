@@ -47,7 +47,7 @@ def main(source: Path, archive_url: str) -> None:
         outcome = ingest_scan(scan, rules)
         slowest = max(slowest, (time.monotonic() - started, scan.name))
         if outcome.info is None:
-            reasons[scan.name.split("_")[0]] = outcome.reason
+            reasons[outcome.name] = outcome.reason.replace(str(scan.paths[0]), outcome.name)
         else:
             num_done += 1
     after = {path: os.lstat(path).st_mtime_ns for path in source.rglob("*")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import dask
@@ -55,6 +56,14 @@ def test_a_dying_worker_is_one_error(local_ray: None) -> None:
     ended = {f.key: f for f in compute_in_window(work, window=2)}
     assert ended["lives"].value == 2
     assert isinstance(ended["dies"].error, ray.exceptions.RayError)
+
+
+@pytest.mark.ray
+def test_what_hangs_is_ended_and_named(local_ray: None) -> None:
+    work = [("hangs", dask.delayed(time.sleep)(600)), ("lives", dask.delayed(double)(1))]
+    ended = {f.key: f for f in compute_in_window(work, window=2, timeout_s=10)}
+    assert ended["lives"].value == 2
+    assert "took longer than 10 s" in str(ended["hangs"].error)
 
 
 @pytest.mark.ray

@@ -159,6 +159,9 @@ def export(
     image: Annotated[
         bool | None, typer.Option("--image", help="Export the scans instead of Labels.")
     ] = None,
+    file_format: Annotated[
+        str | None, typer.Option("--format", help="nifti, nrrd or dicom-seg (Labels only).")
+    ] = None,
     volumes: VolumesOption = None,
     where: WhereOption = None,
     out: OutOption = None,
@@ -166,7 +169,10 @@ def export(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write Labels, or the scans, as NIfTI files on the scan's own grid."""
+    """Write Labels, or the scans, as files on the scan's own grid; and volumes.csv, in mL.
+
+    `unet-batch export --archive my-archive --labels prediction --format dicom-seg --out masks`
+    """
     from unet_batch.cli.running import job_running
     from unet_batch.workflows import export as workflow
 
@@ -174,6 +180,7 @@ def export(
         "archive": archive,
         "labels": labels,
         "image": image,
+        "format": file_format,
         "volumes": volumes,
         "where": where,
         "out": out,

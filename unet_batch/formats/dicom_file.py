@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.uid import JPEGLSTransferSyntaxes
 
 from unet_batch.errors import GeometryError, ScanError, UnreadableScanError, VoxelError
 from unet_batch.formats.zips import ZipMember
@@ -32,6 +33,8 @@ _NUMBERS = (
 )  # fmt: skip
 _CODES = ("PatientPosition", "BodyPartExamined", "Units", "ScanningSequence", "MRAcquisitionType")
 _CODE_STRING = re.compile(r"[A-Z0-9 _]{1,16}")  # PS3.5, 6.2: value representation CS
+_MAX_ELEMENTS = 20_000  # at the top level; real headers have a few hundred
+_PIXELS = {0x7FE00008, 0x7FE00009, 0x7FE00010}  # Float, Double Float and plain Pixel Data
 _MAX_PACKING = 1000  # a slice of air in JPEG-LS; real ones pack 2 to 20 times
 _ALWAYS_ALLOWED_BYTES = 2**26  # what even a file of a few hundred bytes may unpack to
 _UNREADABLE = (
@@ -69,10 +72,28 @@ def translated(place: Place) -> Iterator[None]:
         ) from error
 
 
-def load(place: Place, **options: Any) -> Any:
-    """The pydicom Dataset in `place`; to be called where errors are `translated`."""
+def load(
+    place: Place, *, stop_before_pixels: bool = False, specific_tags: Sequence[str] | None = None
+) -> Any:
+    """The pydicom Dataset in `place`; to be called where errors are `translated`.
+
+    Not dcmread: that would take a minute for every 200 MB of zeros behind a header, element by
+    element. Reading ends at such padding, and what has too many elements is refused.
+    """
+    tags: list[Any] | None = None
+    if specific_tags is not None:
+        tags = [pydicom.tag.Tag(tag) for tag in specific_tags]
+    left = _MAX_ELEMENTS
+
+    def is_end(tag: Any, _vr: str | None, _length: int) -> bool:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"more than {_MAX_ELEMENTS} data elements")
+        return tag == 0 or (stop_before_pixels and tag in _PIXELS)
+
     with place.open("rb") as stream:
-        return pydicom.dcmread(stream, **options)
+        return pydicom.filereader.read_partial(stream, is_end, specific_tags=tags)
 
 
 def read_pixels(
@@ -93,6 +114,9 @@ def read_pixels(
     if "ModalityLUTSequence" in dataset:
         raise VoxelError(f"{place}: a modality lookup table; expected RescaleSlope and Intercept")
     _refuse_impossible_size(dataset, place)
+    if dataset.file_meta.get("TransferSyntaxUID") in JPEGLSTransferSyntaxes:
+        # CharLS: libjpeg, which pydicom would ask first, never returns from some damaged frames.
+        dataset.pixel_array_options(decoding_plugin="pyjpegls")
     pixels: NDArray[np.generic] = dataset.pixel_array
     return pixels if pixels.ndim == 3 else pixels[None]
 

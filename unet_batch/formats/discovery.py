@@ -119,7 +119,8 @@ def discover(
     sources: files, folders (walked recursively), or patterns such as `data/*/CT.nii.gz`.
     truth: Labels name to a folder that holds masks named as their scans (`<folder>/<stem>` or
         `<stem>` and a suffix), or to a pattern with `{folder}`, `{stem}` or `{name}`; it may
-        name a folder of one mask an object, or a member of a zip (`a.zip!x/RS.dcm`).
+        name a folder of one mask an object, or a member of a zip (`a.zip!x/RS.dcm`), which
+        without placeholders belongs to the scans in that zip alone.
         Files that serve as masks are not scans.
     channels: channel name to a file name pattern; then each folder is one Volume, of the files
         that match, in this order.
@@ -346,7 +347,9 @@ def _find_mask(scan: ScanSource, place: str) -> Place | None:
             raise SpecError(f"truth {place!r}: known are {{folder}}, {{stem}}, {{name}}") from error
         archive, is_member, member = filled.partition(f"{_ZIP}!")
         if is_member:
-            return _find_member(Path(f"{archive}{_ZIP}").expanduser().resolve(), member)
+            packed = Path(f"{archive}{_ZIP}").expanduser().resolve()
+            own = {path.archive for path in scan.paths if isinstance(path, ZipMember)}
+            return _find_member(packed, member) if "{" in place or packed in own else None
         path = Path(filled).expanduser().resolve()
         return path if path.exists() else None
     root = Path(place).expanduser().resolve()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -58,6 +59,7 @@ def _embedded() -> Iterator[None]:
             address="local",
             include_dashboard=False,
             log_to_driver=False,
+            logging_level=logging.ERROR,  # the token, and where this Ray is, concern nobody else
             object_store_memory=int(min(memory * OBJECT_STORE_SHARE, MAX_OBJECT_STORE_BYTES)),
             _temp_dir=str(folder),
         )

@@ -7,6 +7,7 @@ each norm: 2.1 times on a 64³ tile of a DynUNet 32-320; torch wins on batch nor
 from __future__ import annotations
 
 import os
+import warnings
 
 # OpenVINO reports its use over the network unless told not to.
 os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
@@ -58,7 +59,9 @@ class OpenVinoEngine:
 def _compile(
     network: torch.nn.Module, shape: tuple[int, ...], precision: str
 ) -> openvino.CompiledModel:
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # OpenVINO traces with torch.jit, which torch has begun to deprecate.
+        warnings.simplefilter("ignore")
         model = openvino.convert_model(network.eval(), example_input=torch.zeros(shape))
     model.reshape(list(shape))
     options = {

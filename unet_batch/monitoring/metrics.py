@@ -153,6 +153,7 @@ class JobMetrics:
         return metric.labels(self._job, self._model, *labels)
 
     def _start(self, event: JobStarted) -> None:
+        self._num_voxels = 0
         self._job, self._model = event.job, event.model
         self._of(self._info, event.kind).set(1)
         self._of(self._running).set(1)

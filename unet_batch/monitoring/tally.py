@@ -79,22 +79,7 @@ class Tally:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._job = JobStarted(job="", kind="", model="", num_volumes=0)
-        self._started: float | None = None
-        self._finished: float | None = None
-        self._outcomes: Counter[Outcome] = Counter()
-        self._stage_seconds: defaultdict[Stage, float] = defaultdict(float)
-        self._voxels_written = 0
-        self._voxels_done = 0
-        self._voxels_given_up = 0
-        self._recent: deque[tuple[float, int]] = deque()
-        self._queue = QueueChanged()
-        self._replicas_lost = 0
-        self._failures: deque[Failure] = deque(maxlen=KEPT_FAILURES)
-        self._dice_sum = 0.0
-        self._dice_count = 0
-        self._training: TrainStep | None = None
-        self._validated: Validated | None = None
+        self._begin(JobStarted(job="", kind="", model="", num_volumes=0), started=None)
 
     def __call__(self, event: Event) -> None:
         """Add one event."""
@@ -145,7 +130,8 @@ class Tally:
         before = self._num_voxels
         match event:
             case JobStarted():
-                self._job, self._started = event, self._clock()
+                self._begin(event, started=self._clock())
+                return
             case StageTimed():
                 self._stage_seconds[event.stage] += event.seconds
                 self._voxels_written += event.num_voxels if event.stage == "write" else 0
@@ -161,6 +147,24 @@ class Tally:
                 self._add_quality(event)
         if self._num_voxels > before:
             self._recent.append((self._clock(), self._num_voxels - before))
+
+    def _begin(self, event: JobStarted, *, started: float | None) -> None:
+        """Forget what came before: another Job begins, as the stages of a demo do."""
+        self._job, self._started = event, started
+        self._finished: float | None = None
+        self._outcomes: Counter[Outcome] = Counter()
+        self._stage_seconds: defaultdict[Stage, float] = defaultdict(float)
+        self._voxels_written = 0
+        self._voxels_done = 0
+        self._voxels_given_up = 0
+        self._recent: deque[tuple[float, int]] = deque()
+        self._queue = QueueChanged()
+        self._replicas_lost = 0
+        self._failures: deque[Failure] = deque(maxlen=KEPT_FAILURES)
+        self._dice_sum = 0.0
+        self._dice_count = 0
+        self._training: TrainStep | None = None
+        self._validated: Validated | None = None
 
     def _add_quality(self, event: Scored | TrainStep | Validated) -> None:
         match event:

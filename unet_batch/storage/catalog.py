@@ -36,7 +36,7 @@ from unet_batch.storage.filtering import glob_matches, matches
 from unet_batch.storage.ome_zarr import to_bytes
 from unet_batch.storage.record import info_from_json, info_to_json
 from unet_batch.storage.stores import ObjectStore
-from unet_batch.storage.volume import read_info
+from unet_batch.storage.volume import read_info, read_labels_names
 
 MAX_READ_ATTEMPTS = 5
 """Times that parts may vanish under a reader because another process compacts them."""
@@ -46,7 +46,7 @@ MAX_PART_ROWS = 100_000
 
 _ROW_GROUP = 10_000
 _REBUILD_BATCH = 10_000
-_REBUILD_THREADS = 8
+_NUM_THREADS = 8
 
 _SCHEMA = pa.schema(
     [
@@ -155,7 +155,7 @@ class Catalog:
         ids = iter(self._store.list_folders(paths.VOLUMES))
         damaged: list[str] = []
         kept: set[str] = set()
-        with ThreadPoolExecutor(_REBUILD_THREADS) as pool:
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
             while batch := list(islice(ids, _REBUILD_BATCH)):
                 found = list(pool.map(self._read_volume, batch))
                 damaged += [one for one in found if isinstance(one, str)]
@@ -169,6 +169,13 @@ class Catalog:
             raise StoreError(
                 f"{len(damaged)} Volumes are not in the Catalog: " + "; ".join(damaged[:20])
             )
+
+    def refresh_labels(self, ids: Iterable[str]) -> None:
+        """Note which Labels these Volumes have now; for the end of a Job that published some."""
+        if wanted := sorted(set(ids)):
+            with ThreadPoolExecutor(_NUM_THREADS) as pool:
+                rows = list(pool.map(self._with_labels, self.rows(wanted)))
+            self.append(rows)
 
     def with_duplicates_noted(self, rows: Sequence[VolumeInfo]) -> list[VolumeInfo]:
         """Those of `rows` whose content another Volume has too, with a warning that names it.
@@ -235,6 +242,9 @@ class Catalog:
         rows = [part.read_rows(columns, latest) for part, latest in pairs]
         kept = self._write_part(pa.concat_tables(rows).sort_by("id"))
         self._remove({part.path for part in parts} - {kept})
+
+    def _with_labels(self, row: VolumeInfo) -> VolumeInfo:
+        return replace(row, labels=tuple(read_labels_names(self._store, row.id)))
 
     def _read_volume(self, volume_id: str) -> VolumeInfo | str | None:
         """The row of a Volume; what is damaged of it; None where nothing is published yet."""

@@ -7,6 +7,8 @@ submitted one by one here, each as soon as an earlier one has ended.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from unet_batch.errors import ReplicaError
 
 Key = TypeVar("Key")
 Reference = ray.ObjectRef[Any]
+
+_POLL_S = 2.0  # how often deadlines are looked at while nothing ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +54,32 @@ def default_window() -> int:
 
 
 def compute_in_window(
-    work: Iterable[tuple[Key, Delayed]], *, window: int
+    work: Iterable[tuple[Key, Delayed]], *, window: int, timeout_s: float | None = None
 ) -> Iterator[Finished[Key]]:
     """Compute each `(key, delayed)` on Ray, at most `window` at once, and yield as they end.
 
-    `work` is consumed lazily. An error of one piece is yielded, not raised.
+    `work` is consumed lazily. An error of one piece is yielded, not raised. A piece that has
+    not ended `timeout_s` after it was submitted is ended together with its worker process (a
+    decoder in C may hang on a damaged file), and yielded as a TimeoutError.
     """
     require_ray()
     remaining = iter(work)
-    in_flight: dict[Reference, Key] = {}
+    in_flight: dict[Reference, tuple[Key, float]] = {}  # the time is when it must have ended
     with closing(ThreadPool(1)) as pool:
         while True:
             for key, delayed in islice(remaining, window - len(in_flight)):
-                in_flight[_submit(delayed, pool)] = key
+                deadline = time.monotonic() + (timeout_s or math.inf)
+                in_flight[_submit(delayed, pool)] = key, deadline
             if not in_flight:
                 return
-            ready, _ = ray.wait(list(in_flight), num_returns=1)
-            yield _finish(in_flight.pop(ready[0]), ready[0])
+            ready, _ = ray.wait(list(in_flight), num_returns=1, timeout=_POLL_S)
+            for reference in ready:
+                yield _finish(in_flight.pop(reference)[0], reference)
+            now = time.monotonic()
+            for reference in [one for one, (_, end) in in_flight.items() if end < now]:
+                ray.cancel(reference, force=True)
+                error = TimeoutError(f"took longer than {timeout_s:g} s and was ended")
+                yield Finished(in_flight.pop(reference)[0], error=error)
 
 
 def _submit(delayed: Delayed, pool: ThreadPool) -> Reference:

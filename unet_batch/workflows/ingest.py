@@ -98,10 +98,11 @@ def ingest(spec: IngestSpec, *, listen: Listener = ignore) -> IngestSummary:
     listen(JobStarted("ingest", "ingest", "", num_volumes=len(found.scans)))
     tally = _Tally()
     rules = _rules(spec, archive)
+    window = spec.window or default_window()
     known = {entry.id for entry in archive.quarantine.entries()}
     work = ((scan, _delayed(scan, rules)) for scan in found.scans)
     try:
-        for finished in compute_in_window(work, window=spec.window or default_window()):
+        for finished in compute_in_window(work, window=window, timeout_s=spec.timeout_s):
             outcome = _outcome_of(finished, rules)
             _account(outcome, tally, listen)
             if found.notes:

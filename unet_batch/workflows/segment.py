@@ -75,11 +75,18 @@ def segment(spec: SegmentSpec, *, listen: Listener = ignore) -> SegmentSummary:
         if plan.volumes:
             choice = resolve_engine(job, plan, size, ledger)
             _drive(job, plan, size, choice, accounts, tell)
+        job.archive.catalog.refresh_labels(_unlisted(job, plan, published))
         for one in scores:
             one.finish()
         seconds = perf_counter() - started
         listen(JobFinished(job.id, seconds))
     return tally.summary(job, plan, seconds, choice.reason)
+
+
+def _unlisted(job: SegmentJob, plan: Plan, published: set[str]) -> set[str]:
+    """Volumes of whose Labels the Catalog may not know: those of now, and of a run that died."""
+    stale = {info.id for info in job.infos if job.spec.labels not in info.labels}
+    return {*plan.volumes, *(stale & published)}
 
 
 def _live_scores(job: SegmentJob, listen: Listener) -> list[LiveScores]:

@@ -55,6 +55,9 @@ class IngestSpec(SpecModel):
     keep_identifiers: bool = Field(
         default=False, description="keep names, IDs, dates, UIDs and texts of DICOM headers"
     )
+    timeout_s: float = Field(
+        3600.0, gt=0, description="a scan that takes longer (a decoder that hangs) is quarantined"
+    )
     window: int | None = Field(
         None, ge=1, description="scans in flight at once; None: one and a half for each CPU"
     )
