@@ -81,6 +81,24 @@ class Tally:
         self._lock = threading.Lock()
         self._begin(JobStarted(job="", kind="", model="", num_volumes=0), started=None)
 
+    def _begin(self, event: JobStarted, *, started: float | None) -> None:
+        """Forget what came before: another Job begins, as the stages of a demo do."""
+        self._job, self._started = event, started
+        self._finished: float | None = None
+        self._outcomes: Counter[Outcome] = Counter()
+        self._stage_seconds: defaultdict[Stage, float] = defaultdict(float)
+        self._voxels_written = 0
+        self._voxels_done = 0
+        self._voxels_given_up = 0
+        self._recent: deque[tuple[float, int]] = deque()
+        self._queue = QueueChanged()
+        self._replicas_lost = 0
+        self._failures: deque[Failure] = deque(maxlen=KEPT_FAILURES)
+        self._dice_sum = 0.0
+        self._dice_count = 0
+        self._training: TrainStep | None = None
+        self._validated: Validated | None = None
+
     def __call__(self, event: Event) -> None:
         """Add one event."""
         with self._lock:
@@ -147,24 +165,6 @@ class Tally:
                 self._add_quality(event)
         if self._num_voxels > before:
             self._recent.append((self._clock(), self._num_voxels - before))
-
-    def _begin(self, event: JobStarted, *, started: float | None) -> None:
-        """Forget what came before: another Job begins, as the stages of a demo do."""
-        self._job, self._started = event, started
-        self._finished: float | None = None
-        self._outcomes: Counter[Outcome] = Counter()
-        self._stage_seconds: defaultdict[Stage, float] = defaultdict(float)
-        self._voxels_written = 0
-        self._voxels_done = 0
-        self._voxels_given_up = 0
-        self._recent: deque[tuple[float, int]] = deque()
-        self._queue = QueueChanged()
-        self._replicas_lost = 0
-        self._failures: deque[Failure] = deque(maxlen=KEPT_FAILURES)
-        self._dice_sum = 0.0
-        self._dice_count = 0
-        self._training: TrainStep | None = None
-        self._validated: Validated | None = None
 
     def _add_quality(self, event: Scored | TrainStep | Validated) -> None:
         match event:
