@@ -5,7 +5,8 @@
 The scans are CT-like: int16, 120 x 512 x 512, smooth tissue and noise, as uncompressed DICOM
 series and as .nii. Ingest runs as it always does, as Dask work on a Ray of two CPUs (its start
 is not counted), and ends with published, catalogued Volumes. Plain zarr-python writes the same
-arrays from memory with the same Chunks, Shards and codec. Goals: 60 MB/s, and 1.5 times plain.
+arrays from memory with the same Chunks, Shards and codec; a second row shows it with the codec
+it chooses itself. Goals: 60 MB/s, and 1.5 times the first.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from unet_batch.workflows.ingest import ingest
 SHAPE = (120, 512, 512)
 GOAL_MB_PER_S, GOAL_RATIO = 60.0, 1.5
 NUM_CPUS = 2
+PLAIN = "plain zarr-python"
 
 
 def main() -> None:
@@ -52,7 +54,8 @@ def main() -> None:
             _temp_dir=str(root / "ray"),
         )
         ways: dict[str, Callable[[Path], None]] = {
-            "plain zarr-python": lambda out: write_plainly(arrays, out),
+            PLAIN: lambda out: write_plainly(arrays, out),
+            "zarr-python's codec": lambda out: write_by_default(arrays, out),
             "ingest NIfTI": lambda out: ingest_from(root / "nifti", out),
             "ingest DICOM": lambda out: ingest_from(root / "dicom", out),
         }
@@ -69,7 +72,7 @@ def main() -> None:
 def print_table(seconds: dict[str, list[float]], number: int) -> bool:
     """Medians, megabytes a second and the ratio to plain; whether the goals are met."""
     megabytes = number * np.prod(SHAPE) * 2 / 1e6
-    plain = statistics.median(seconds["plain zarr-python"])
+    plain = statistics.median(seconds[PLAIN])
     print(f"{number} scans of {SHAPE} int16, {megabytes:.0f} MB, {NUM_CPUS} CPUs")
     print(f"{'':<20}{'median s':>10}{'min s':>10}{'max s':>10}{'MB/s':>10}{'x plain':>10}")
     is_met = True
@@ -78,7 +81,8 @@ def print_table(seconds: dict[str, list[float]], number: int) -> bool:
         ratio, pace = median / plain, megabytes / median
         spread = f"{min(times):>10.2f}{max(times):>10.2f}"
         print(f"{name:<20}{median:>10.2f}{spread}{pace:>10.0f}{ratio:>10.2f}")
-        is_met &= ratio <= GOAL_RATIO and pace >= GOAL_MB_PER_S
+        if name.startswith("ingest"):
+            is_met &= ratio <= GOAL_RATIO and pace >= GOAL_MB_PER_S
     print(f"goals: {GOAL_MB_PER_S:.0f} MB/s, {GOAL_RATIO} x plain: {'met' if is_met else 'MISSED'}")
     return is_met
 
@@ -126,6 +130,20 @@ def write_plainly(arrays: list[NDArray[np.int16]], out: Path) -> None:
             chunks=(1, *layout.chunk_zyx),
             shards=(1, *layout.shard_zyx),
             compressors=[BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle")],
+        )
+        array[:] = voxels[None]
+
+
+def write_by_default(arrays: list[NDArray[np.int16]], out: Path) -> None:
+    """The same with zarr-python's own choice of compression: zstd without a shuffle."""
+    layout = layout_for(SHAPE)
+    for k, voxels in enumerate(arrays):
+        array = zarr.create_array(
+            store=str(out / f"ct{k}.zarr"),
+            shape=(1, *SHAPE),
+            dtype="int16",
+            chunks=(1, *layout.chunk_zyx),
+            shards=(1, *layout.shard_zyx),
         )
         array[:] = voxels[None]
 

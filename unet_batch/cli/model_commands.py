@@ -39,6 +39,7 @@ from unet_batch.planning.specs.train import TrainSpec
 def train(
     archive: ArchiveOption = None,
     truth: TruthOption = None,
+    volumes: VolumesOption = None,
     out: OutOption = None,
     spec: SpecOption = None,
     overrides: SetOption = None,
@@ -53,7 +54,7 @@ def train(
     from unet_batch.cli.running import job_running
     from unet_batch.workflows import train as workflow
 
-    arguments = {"archive": archive, "truth": truth, "out": out}
+    arguments = {"archive": archive, "truth": truth, "volumes": volumes, "out": out}
     request = TrainSpec.load(spec, arguments=arguments, overrides=overrides or ())
     with job_running(address=address, metrics_port=metrics_port, quiet=as_json) as listen:
         summary = workflow.train(request, listen=listen)

@@ -62,7 +62,7 @@ def print_reasons(what: str, reasons: Mapping[str, str]) -> None:
     console = Console(stderr=True)
     console.print(f"{len(reasons)} {what}:", style="bold red")
     for volume_id, reason in list(reasons.items())[:MAX_REASONS]:
-        console.print(f"  {volume_id}: {reason}", markup=False, highlight=False)
+        console.print(f"  {volume_id}: {reason}", markup=False, highlight=False, soft_wrap=True)
     if len(reasons) > MAX_REASONS:
         console.print(f"  ... and {len(reasons) - MAX_REASONS} more (--json lists them all)")
 
@@ -73,7 +73,7 @@ def print_lines(what: str, lines: Sequence[str]) -> None:
         console = Console(stderr=True)
         console.print(f"{what}:", style="bold")
         for line in lines[:MAX_REASONS]:
-            console.print(f"  {line}", markup=False, highlight=False)
+            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_scores(summary: EvaluateSummary) -> None:

@@ -190,6 +190,6 @@ def _nothing_to_score(
     there = sorted({name for info in selected for name in Volume(archive.url, info).labels})
     wanted = f"Labels {labels!r}" + (f" and the truth {truth!r}" if truth else "")
     return (
-        f"none of the {len(selected)} chosen Volumes in {archive.url} "
+        f"none of the {len(selected)} Volumes chosen in {archive.url} "
         f"has {wanted}; Labels there are: {', '.join(there) or 'none'}"
     )
