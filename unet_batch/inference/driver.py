@@ -23,7 +23,8 @@ from unet_batch.inference.pool import ReplicaPool
 from unet_batch.inference.predictor import BlockOrder, label_dtype
 from unet_batch.inference.reading import PieceRef, read_pack, read_pieces
 from unet_batch.inference.replica import ReplicaReport
-from unet_batch.inference.stitching import Done, publish, stitch, write_regions
+from unet_batch.inference.stitching import stitch
+from unet_batch.inference.writing import Done, publish, write_regions
 from unet_batch.monitoring import events
 from unet_batch.monitoring.events import Listener
 from unet_batch.planning.messages import (
