@@ -27,12 +27,12 @@ from unet_batch.workflows.report import report
 
 PLANTED = {
     "PatientName": "Mustermann^Xaver",
-    "PatientID": "PID-778899",
-    "OtherPatientIDs": "OTHER-5566",
+    "PatientID": "PID-77889900112",
+    "OtherPatientIDs": "OTHER-55660099123",
     "PatientBirthDate": "19510317",
     "PatientAddress": "Musterweg 77, Entenhausen",
     "ReferringPhysicianName": "Quacksalber^Theo",
-    "AccessionNumber": "ACC-334455",
+    "AccessionNumber": "ACC-33445500887",
     "StudyDate": "20190226",
     "StudyDescription": "CT of Xaver Mustermann",
     "SeriesDescription": "for Dr Quacksalber",
@@ -42,8 +42,8 @@ PLANTED = {
     "StudyInstanceUID": "1.2.826.0.1.3680043.8.498.777",
 }
 SECRETS = (
-    "mustermann", "xaver", "778899", "5566", "19510317", "entenhausen", "quacksalber", "334455",
-    "20190226", "2019-02-26", "3680043.8.498.777", "geheimrat",
+    "mustermann", "xaver", "77889900112", "55660099123", "19510317", "entenhausen", "quacksalber",
+    "33445500887", "20190226", "2019-02-26", "3680043.8.498.777", "geheimrat",
 )  # fmt: skip
 
 
@@ -51,7 +51,9 @@ SECRETS = (
 def hospital(tmp_path: Path) -> Path:
     """Two series of one patient in folders that name him, one of them broken; NIfTI with texts."""
     scans = tmp_path / "in"
-    for number, folder in enumerate(("Mustermann_Xaver/PID-778899_ct", "ACC-334455 20190226")):
+    for number, folder in enumerate(
+        ("Mustermann_Xaver/PID-77889900112_ct", "ACC-33445500887 20190226")
+    ):
         for path in write_dicom_series(scans / folder, phantom(number, shape_zyx=(5, 12, 14))[0]):
             dataset = pydicom.dcmread(path)
             for keyword, value in PLANTED.items():
@@ -59,11 +61,15 @@ def hospital(tmp_path: Path) -> Path:
             private = dataset.private_block(0x0009, "GEHEIMRAT", create=True)
             private.add_new(0x01, "LO", "Xaver Mustermann")
             dataset.save_as(path)
-    broken = scans / "ACC-334455 20190226" / "000001.dcm"
+    broken = scans / "ACC-33445500887 20190226" / "000001.dcm"
     broken.write_bytes(broken.read_bytes()[:900])
-    (scans / "ACC-334455 20190226" / "Mustermann.txt").write_text("Xaver")
+    (scans / "ACC-33445500887 20190226" / "Mustermann.txt").write_text("Xaver")
     nifti: Any = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
-    for field, text in {"descrip": "Geheimrat", "db_name": "Xaver", "aux_file": "778899"}.items():
+    for field, text in {
+        "descrip": "Geheimrat",
+        "db_name": "Xaver",
+        "aux_file": "77889900112",
+    }.items():
         nifti.header[field] = text
     nibabel.save(nifti, scans / "knee.nii")
     (tmp_path / "masks").mkdir()
@@ -119,7 +125,7 @@ def test_a_patient_is_one_pseudonym_and_dates_are_moved(local_ray: None, hospita
     ingested(hospital, lambda event: None)
     archive = open_archive(hospital / "archive")
     volume = next(v for name, v in archive.items() if name != "knee")
-    patient = archive.pseudonyms().of("PID-778899")
+    patient = archive.pseudonyms().of("PID-77889900112")
     assert volume.id == f"anon-{patient[:8]}_anon-{patient[:8]}_ct"
     assert volume.metadata["patient"] == patient
     assert str(volume.metadata["StudyInstanceUID"]).startswith("2.25.")
@@ -133,7 +139,7 @@ def test_quarantine_is_listed_until_the_scan_is_mended(local_ray: None, hospital
     (entry,) = archive.quarantine.entries()
     assert {entry.id: entry.reason} == summary.quarantined
     assert f"of {entry.id}: ends before its pixels" in entry.reason
-    folder = hospital / "in" / "ACC-334455 20190226"
+    folder = hospital / "in" / "ACC-33445500887 20190226"
     (folder / "000001.dcm").unlink()
     for path in sorted(folder.glob("*.dcm"))[:1]:
         path.unlink()  # slices 2 to 4 are left: an even stack
@@ -144,7 +150,7 @@ def test_quarantine_is_listed_until_the_scan_is_mended(local_ray: None, hospital
 @pytest.mark.ray
 def test_identifiers_are_kept_where_that_is_asked_for(local_ray: None, hospital: Path) -> None:
     ingested(hospital, lambda event: None, keep_identifiers=True)
-    volume = open_archive(hospital / "archive")["Mustermann_Xaver_PID-778899_ct"]
+    volume = open_archive(hospital / "archive")["Mustermann_Xaver_PID-77889900112_ct"]
     assert volume.metadata["PatientName"] == "Mustermann^Xaver"
     assert volume.metadata["StudyDate"] == "20190226"
 
