@@ -28,7 +28,7 @@ JOB: tuple[Event, ...] = (
     JobStarted("seg-1", "segment", "liver", num_volumes=3, num_tiles=10, num_voxels=3000),
     QueueChanged({"read": 2, "predict": 1}, replicas_busy=1, replicas_idle=1),
     StageTimed("read", 0.5, num_bytes=2000),
-    StageTimed("predict", 2.0, num_tiles=10),
+    StageTimed("predict", 2.0, num_tiles=10, num_skipped=3),
     StageTimed("write", 0.25, num_bytes=500, num_voxels=1000),
     VolumeFinished("a", "done", num_voxels=1000),
     VolumeFinished("b", "quarantined", reason="NaN voxels"),
@@ -55,7 +55,9 @@ def parse(text: str) -> dict[str, dict[tuple[str, ...], float]]:
     found: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            labels = {k: v for k, v in sample.labels.items() if k not in ("job", "model")}
+            labels = {
+                k: v for k, v in sample.labels.items() if k not in ("job", "model", "dataset")
+            }
             found.setdefault(sample.name, {})[tuple(labels.values())] = sample.value
     return found
 
@@ -70,6 +72,7 @@ def test_a_scrape_shows_the_work_of_the_job(metrics: JobMetrics) -> None:
         found = parse(scrape(port))
     assert found["unet_batch_tiles_planned"][()] == 10
     assert found["unet_batch_tiles_predicted_total"][()] == 10
+    assert found["unet_batch_tiles_skipped_total"][()] == 3
     assert found["unet_batch_voxels_total"][()] == 1000
     assert found["unet_batch_voxels_per_second"][()] > 0
     assert found["unet_batch_volumes_total"][("done",)] == 1

@@ -14,6 +14,7 @@ from unet_batch.monitoring.events import (
     StageTimed,
     TrainStep,
     VolumeFinished,
+    Warned,
 )
 from unet_batch.monitoring.progress import (
     LINE_EVERY_S,
@@ -92,6 +93,14 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end() -> None:
     assert len(lines) == 2
     assert lines[-1].startswith("segment: 2 of 2 volumes")
     assert lines[-1].endswith("took 30 s")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_warning_is_shown_at_once_and_as_it_is(is_terminal: bool) -> None:
+    console = JobConsole(file=io.StringIO(), width=120, force_terminal=is_terminal)
+    with ProgressDisplay(console=console, clock=Clock()) as display:
+        display(Warned("bfloat16 changes 3 % [of the labels]"))
+        assert "warning: bfloat16 changes 3 % [of the labels]" in console.file.getvalue()
 
 
 def test_a_terminal_gets_the_live_view() -> None:

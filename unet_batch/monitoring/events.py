@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Outcome = Literal["done", "skipped", "quarantined", "cancelled"]
-Stage = Literal["read", "predict", "stitch", "write", "publish"]
+Stage = Literal["read", "predict", "stitch", "write", "postprocess", "publish"]
+RetrainOutcome = Literal["promoted", "kept", "nothing_new", "failed"]
+RayJobOutcome = Literal["succeeded", "failed", "refused", "timeout", "deleted", "hung"]
 
 
 @dataclass(frozen=True, slots=True)
 class JobStarted:
-    """A Job begins: `kind` is the workflow, `model` the Bundle's name."""
+    """A Job begins: `kind` is the workflow, `model` the Bundle's name, `dataset` the Archive's."""
 
     job: str
     kind: str
@@ -24,6 +26,7 @@ class JobStarted:
     num_volumes: int
     num_tiles: int = 0
     num_voxels: int = 0
+    dataset: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,8 @@ class StageTimed:
     """A piece of work ended; `seconds` of one worker, with what it moved or made.
 
     `num_voxels` are voxels of scans; those of `write` count as done while their Volume is still
-    under way, so that one large scan moves the progress too. `parts` says where the seconds of
+    under way, so that one large scan moves the progress too. `num_tiles` went through the
+    network, `num_skipped` past it, being background. `parts` says where the seconds of
     `predict` went: normalise, forward, accumulate, finish; `peak_rss_bytes` is the worker's.
     """
 
@@ -40,6 +44,7 @@ class StageTimed:
     num_bytes: int = 0
     num_voxels: int = 0
     num_tiles: int = 0
+    num_skipped: int = 0
     parts: Mapping[str, float] = field(default_factory=dict)
     peak_rss_bytes: int = 0
 
@@ -58,6 +63,13 @@ class ReplicaLost:
     """A Replica died; `reason` is what Ray said."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something that a person should know, and that stops nothing."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +93,29 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelLoaded:
+    """The Bundle of the Job, with the Dice it reached where it was trained, by class.
+
+    For a Job with a champion this is the champion's Dice: what live scores are held against.
+    """
+
+    dice: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveChecked:
+    """Labels were looked at without a truth: how many Volumes, and how many stand out, by kind.
+
+    Kinds are few and fixed, such as `volume` (class volumes far from the others') or `empty`.
+    """
+
+    num_volumes: int
+    outliers: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class TrainStep:
-    """One optimiser step of rank 0."""
+    """One optimiser step of rank 0. Not every step is told: `step` counts all of them."""
 
     step: int
     num_steps: int
@@ -101,6 +134,29 @@ class Validated:
 
 
 @dataclass(frozen=True, slots=True)
+class Challenged:
+    """Champion and challenger were scored on the same held-back Volumes: mean Dice by class."""
+
+    champion: Mapping[str, float]
+    challenger: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainFinished:
+    """A retraining reached its decision."""
+
+    outcome: RetrainOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class RayJobFinished:
+    """A RayJob that was waited for on Kubernetes ended; `kind` is the workflow it ran."""
+
+    kind: str
+    outcome: RayJobOutcome
+
+
+@dataclass(frozen=True, slots=True)
 class JobFinished:
     """A Job ended, whatever its outcome."""
 
@@ -113,10 +169,16 @@ Event = (
     | StageTimed
     | QueueChanged
     | ReplicaLost
+    | Warned
     | VolumeFinished
     | Scored
+    | ModelLoaded
+    | ArchiveChecked
     | TrainStep
     | Validated
+    | Challenged
+    | RetrainFinished
+    | RayJobFinished
     | JobFinished
 )
 Listener = Callable[[Event], None]

@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from unet_batch.monitoring.events import Event, Outcome
+from unet_batch.monitoring.events import Event, Outcome, Warned
 from unet_batch.monitoring.tally import Progress, Tally
 
 LINE_EVERY_S = 30.0
@@ -75,6 +75,9 @@ class ProgressDisplay:
 
     def _add(self, event: Event) -> None:
         self._tally(event)
+        if isinstance(event, Warned):
+            text = f"warning: {event.text}"
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
         if self._live is None and self._clock() - self._last_line >= LINE_EVERY_S:
             self._print_line()
 
