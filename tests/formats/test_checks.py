@@ -8,14 +8,20 @@ import numpy as np
 import pytest
 
 from unet_batch.errors import GeometryError, VoxelError
-from unet_batch.formats.checks import odd_about, odd_claims
+from unet_batch.formats import checks
+from unet_batch.formats.checks import odd_claims
 from unet_batch.formats.phantom import phantom
 from unet_batch.formats.scan import Scan
+from unet_batch.storage.statistics import compute_statistics
 
 
 def scan(voxels: Any, affine: Any = None) -> Scan:
     affine = np.eye(4) if affine is None else affine
     return Scan("s", np.asarray(voxels).reshape(1, 2, 2, 2), affine, ("CT",), "CT", {}, ("odd",))
+
+
+def odd_about(one: Scan) -> tuple[str, ...]:
+    return checks.odd_about(one, compute_statistics(one.voxels_czyx))
 
 
 def test_a_usual_scan_has_no_warnings() -> None:
@@ -75,3 +81,28 @@ def test_text_in_the_pixels_and_animals_are_told() -> None:
 def test_implausible_geometry_is_told(mm: float, told: str) -> None:
     affine = np.diag([mm, 1.0, 1.0, 1.0])
     assert any(told in warning for warning in odd_about(scan(np.arange(8), affine)))
+
+
+@pytest.mark.parametrize(
+    ("position", "cosines"),
+    [("HFS", AXIAL), ("HFP", "-1\\0\\0\\0\\-1\\0"), ("FFS", "-1\\0\\0\\0\\1\\0"),
+     ("FFS", AXIAL), ("HFDL", "0\\-1\\0\\1\\0\\0"), ("HFS", "0\\1\\0\\0\\0\\-1"),
+     ("", AXIAL), ("HFS", "0.97\\0.2\\0\\-0.2\\0.97\\0")],
+)  # fmt: skip
+def test_a_position_that_agrees_with_the_image_is_no_news(position: str, cosines: str) -> None:
+    claims = {"PatientPosition": position, "ImageOrientationPatient": cosines}
+    assert odd_claims(claims, where="a") == ()
+
+
+@pytest.mark.parametrize(
+    ("position", "cosines", "told"),
+    [("HFS", "-1\\0\\0\\0\\1\\0", "R and P"), ("HFP", AXIAL, "L and P"),
+     ("FFS", "-1\\0\\0\\0\\-1\\0", "R and A"), ("HFDR", AXIAL, "L and P")],
+)  # fmt: skip
+def test_a_position_that_contradicts_the_image_is_told(
+    position: str, cosines: str, told: str
+) -> None:
+    claims = {"PatientPosition": position, "ImageOrientationPatient": cosines}
+    (warning,) = odd_claims(claims, where="a")
+    assert f"PatientPosition {position}" in warning
+    assert f"ImageOrientationPatient says {told}" in warning

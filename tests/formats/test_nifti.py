@@ -225,3 +225,30 @@ def test_colour_voxels_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.b.nii.gz", "a.b.nii", "a.b.NII.GZ"])
 def test_stems_lose_the_whole_suffix(name: str) -> None:
     assert stem_of(Path("x") / name) == "a.b"
+
+
+def save_with_forms(path: Path, sform: Affine, qform: Affine) -> Path:
+    image: Any = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), sform)
+    image.set_sform(sform, 4)
+    image.set_qform(qform, 1)
+    nibabel.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_forms_that_mirror_each_other_are_refused(axis: int, tmp_path: Path) -> None:
+    mirrored = np.diag([0.5, 0.75, 3, 1.0])
+    mirrored[axis, axis] *= -1
+    path = save_with_forms(tmp_path / "a.nii", np.diag([0.5, 0.75, 3, 1.0]), mirrored)
+    with pytest.raises(GeometryError, match=f"voxel axis {'ijk'[axis]} runs the opposite way"):
+        read_nifti(path)
+
+
+def test_forms_that_lie_apart_are_told_and_the_sform_is_taken(tmp_path: Path) -> None:
+    sform, qform = np.diag([0.5, 0.75, 3, 1.0]), np.diag([0.5, 0.75, 3, 1.0])
+    qform[:3, 3] = 0.5
+    assert read_nifti(save_with_forms(tmp_path / "a.nii", sform, qform)).warnings == ()
+    qform[:3, 3] = 7.5
+    scan = read_nifti(save_with_forms(tmp_path / "b.nii", sform, qform))
+    assert scan.warnings == ("sform and qform place voxels up to 7.5 mm apart: the sform is taken",)
+    assert scan.affine[:3, 3].tolist() == [0, 0, 0]

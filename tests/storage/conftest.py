@@ -1,4 +1,4 @@
-"""A store, and an Archive, in each of the three kinds of places that the package writes to."""
+"""A store, and an Archive, in each of the kinds of places that the package writes to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from unet_batch.formats.scan import Scan
 from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.storage.stores import ObjectStore, open_store
 
-PLACES = ("folder", "memory", "s3")
+PLACES = ("folder", "memory", "s3", "azure", "gcs")
+CLOUDS = {
+    "s3": ("s3", "s3_bucket"),
+    "azure": ("az", "azure_container"),
+    "gcs": ("gs", "gcs_bucket"),
+}
+"""Scheme, and the fixture that runs a server and names a bucket."""
 
 
 @pytest.fixture(scope="session")
@@ -35,19 +41,53 @@ def s3_bucket() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty place."""
+@pytest.fixture(scope="session")
+def azure_container() -> Iterator[str]:
+    """A container of Azurite on loopback; the environment holds its credentials."""
+    from . import azurite
+
+    command = azurite.program()
+    if command is None:
+        pytest.skip("azurite-blob is not installed: npm install --global azurite")
+    with azurite.running(command, "archives") as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AZURE_STORAGE_ENDPOINT", address)
+        patch.setenv("AZURE_STORAGE_ACCOUNT_NAME", azurite.ACCOUNT)
+        patch.setenv("AZURE_STORAGE_ACCOUNT_KEY", azurite.KEY)
+        yield "archives"
+
+
+@pytest.fixture(scope="session")
+def gcs_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bucket of a stand-in for GCS; the environment names its service account."""
+    from . import gcs_server
+
+    folder = tmp_path_factory.mktemp("gcs")
+    with gcs_server.running(folder) as account, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GOOGLE_SERVICE_ACCOUNT", account)
+        patch.setenv("GOOGLE_ALLOW_HTTP", "true")
+        yield "archives"
+
+
+def empty_place(kind: str, request: pytest.FixtureRequest) -> str:
+    """The address of an empty place of one of PLACES."""
     name = uuid.uuid4().hex
-    if request.param == "s3":
-        return f"s3://{request.getfixturevalue('s3_bucket')}/{name}"
-    return str(tmp_path / "place") if request.param == "folder" else f"memory://{name}"
+    if kind in CLOUDS:
+        scheme, fixture = CLOUDS[kind]
+        return f"{scheme}://{request.getfixturevalue(fixture)}/{name}"
+    folder: Path = request.getfixturevalue("tmp_path")
+    return str(folder / "place") if kind == "folder" else f"memory://{name}"
 
 
-@pytest.fixture
-def store(place: str) -> ObjectStore:
-    """An empty store; the test runs once for a folder, memory and S3 each."""
-    return open_store(place)
+@pytest.fixture(params=PLACES)
+def store(request: pytest.FixtureRequest) -> ObjectStore:
+    """An empty store; the test runs once for each of PLACES."""
+    return open_store(empty_place(request.param, request))
+
+
+@pytest.fixture(params=PLACES[:3])
+def place(request: pytest.FixtureRequest) -> str:
+    """The address of an empty folder, memory and S3 place."""
+    return empty_place(request.param, request)
 
 
 @pytest.fixture

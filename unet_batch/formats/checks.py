@@ -7,13 +7,15 @@ lie on the wrong side (orientation tags that contradict each other).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unet_batch.errors import GeometryError, VoxelError
 from unet_batch.formats.scan import Scan
+from unet_batch.planning.volume_info import ChannelStatistics
 
 MAX_SPACING_MM = 20.0
 """Thicker slices than any protocol acquires; localisers reach 15 mm."""
@@ -30,21 +32,34 @@ _LETTERS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "H": (2, 1), "
 _OPPOSITE_COSINE = -0.5
 """An axis that runs more than 120 degrees away from what its letter says."""
 
+_IN_THE_GANTRY = {
+    "HFS": ("L", "P"), "HFP": ("R", "A"), "HFDL": ("A", "L"), "HFDR": ("P", "R"),
+    "FFS": ("R", "P"), "FFP": ("L", "A"), "FFDL": ("P", "L"), "FFDR": ("A", "R"),
+}  # fmt: skip
+"""By PatientPosition (PS3.3, C.7.3.1.1.2): where rows and columns run in an axial image as the
+scanner sees it, from the foot of the table, columns downwards."""
 
-def odd_about(scan: Scan) -> tuple[str, ...]:
+_AS_DISPLAYED = ("L", "P")
+"""Scanners turn images of patients who lie feet first to how all others are shown."""
+
+
+def odd_about(scan: Scan, statistics: Sequence[ChannelStatistics]) -> tuple[str, ...]:
     """The reader's own warnings, then those on spacing and voxels, as whole sentences.
 
-    Raises VoxelError where no voxel of any channel is finite.
+    `statistics` are those of the scan's channels. Raises VoxelError where no voxel of any
+    channel is finite.
     """
-    return (*scan.warnings, *_odd_spacing(scan), *_odd_voxels(scan))
+    return (*scan.warnings, *_odd_spacing(scan), *_odd_voxels(scan, statistics))
 
 
 def odd_claims(claims: Mapping[str, str], *, where: str) -> tuple[str, ...]:
     """What DICOM tags (keyword to text) say against the geometry or of the pixels.
 
-    Raises GeometryError where PatientOrientation contradicts ImageOrientationPatient: left and
-    right, front and back, or head and feet are then exchanged in one of the two.
+    Raises GeometryError where PatientOrientation contradicts ImageOrientationPatient, of which
+    the affine is made: left and right, front and back, or head and feet are then exchanged in
+    one of the two. PatientPosition, which somebody typed at the scanner, is worth a warning.
     """
+    odd: list[str] = []
     if claims.get("AnatomicalOrientationType", "BIPED") != "BIPED":
         return ("AnatomicalOrientationType is not BIPED: an animal; its axes are not those of RAS",)
     letters = claims.get("PatientOrientation", "").upper().split("\\")
@@ -53,9 +68,36 @@ def odd_claims(claims: Mapping[str, str], *, where: str) -> tuple[str, ...]:
         directions = np.reshape([float(cosine) for cosine in cosines], (2, 3))
         for name, letter, direction in zip(("rows", "columns"), letters, directions, strict=True):
             _check_direction(name, letter[:1], direction, where)
+    if len(cosines) == 6:
+        odd += _odd_position(claims.get("PatientPosition", "").upper(), cosines)
     if claims.get("BurnedInAnnotation") == "YES":
-        return ("BurnedInAnnotation is YES: the pixels themselves may show a name",)
-    return ()
+        odd.append("BurnedInAnnotation is YES: the pixels themselves may show a name")
+    return tuple(odd)
+
+
+def _odd_position(position: str, cosines: Sequence[str]) -> list[str]:
+    """What an axial image says against how the patient lay, as a sentence."""
+    directions = np.reshape([float(cosine) for cosine in cosines], (2, 3))
+    found = tuple(_letter_of(direction) for direction in directions)
+    expected = _IN_THE_GANTRY.get(position, found)
+    is_axial = not {"H", "F"} & set(found)
+    if not is_axial or found in {expected, *([_AS_DISPLAYED] if position[:2] == "FF" else [])}:
+        return []
+    return [
+        f"PatientPosition {position} lets rows and columns run towards {' and '.join(expected)}, "
+        f"ImageOrientationPatient says {' and '.join(found)}: the image was turned, or left and "
+        "right (or front and back) are exchanged; look at it"
+    ]
+
+
+def _letter_of(direction: NDArray[np.float64]) -> str:
+    """The letter of the direction of patient space that is nearest."""
+    axis = int(np.abs(direction).argmax())
+    return next(
+        letter
+        for letter, (number, sign) in _LETTERS.items()
+        if number == axis and sign * direction[axis] >= 0
+    )
 
 
 def _check_direction(name: str, letter: str, direction: NDArray[np.float64], where: str) -> None:
@@ -84,27 +126,16 @@ def _odd_spacing(scan: Scan) -> list[str]:
     return odd
 
 
-def _odd_voxels(scan: Scan) -> list[str]:
-    odd, num_finite = [], 0
-    for name, voxels in zip(scan.channels, scan.voxels_czyx, strict=True):
-        finite = _finite(voxels)
-        num_finite += finite.size
-        if lost := voxels.size - finite.size:
-            odd.append(f"channel {name}: {lost} of {voxels.size} voxels are NaN or inf")
-        if finite.size and finite.min() == finite.max():
-            odd.append(f"channel {name} is constant: every voxel is {finite.min()}")
-    if not num_finite:
+def _odd_voxels(scan: Scan, statistics: Sequence[ChannelStatistics]) -> list[str]:
+    odd, num_voxels = [], prod(scan.voxels_czyx.shape[1:])
+    for name, one in zip(scan.channels, statistics, strict=True):
+        if one.num_nonfinite:
+            odd.append(f"channel {name}: {one.num_nonfinite} of {num_voxels} voxels are NaN or inf")
+        if one.num_nonfinite < num_voxels and one.min == one.max:
+            odd.append(f"channel {name} is constant: every voxel is {one.min:g}")
+    if all(one.num_nonfinite == num_voxels for one in statistics):
         raise VoxelError(f"{scan.name}: every voxel is NaN or inf; nothing can be seen in it")
     return odd
-
-
-def _finite(voxels: NDArray[np.generic]) -> NDArray[np.generic]:
-    """The finite voxels; all of them, not copied, where the extremes are."""
-    if voxels.dtype.kind in "iub":
-        return voxels
-    with np.errstate(invalid="ignore"):
-        is_whole = bool(np.isfinite(voxels.min()) and np.isfinite(voxels.max()))
-    return voxels if is_whole else voxels[np.isfinite(voxels)]
 
 
 def _mm(numbers: tuple[float, ...] | list[float]) -> str:

@@ -52,8 +52,8 @@ _TEXTS = (
     "AdditionalPatientHistory", "RequestedProcedureDescription", "PatientSex", "PatientAge",
 )  # fmt: skip
 _OBJECT_UID = "SOPInstanceUID"
-_CLAIMS = ("PatientOrientation", "ImageOrientationPatient", "AnatomicalOrientationType",
-           "BurnedInAnnotation")  # fmt: skip
+_CLAIMS = ("PatientOrientation", "PatientPosition", "ImageOrientationPatient",
+           "AnatomicalOrientationType", "BurnedInAnnotation")  # fmt: skip
 _ALL = [*_UIDS, *_NAMES, *_NUMBERS, *_DAYS, *_TEXTS, _OBJECT_UID]
 _ISO = re.compile(r"(\d{4})[.-]?(\d{2})[.-]?(\d{2})")
 _LOOKS_PERSONAL = re.compile(r"(?<!\d)(19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d(?!\d)|\w\^\w|\w, ?\w")

@@ -20,15 +20,16 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStor
 from unet_batch.errors import GeometryError, UnreadableScanError, VoxelError
 from unet_batch.formats.dicom_file import Place, load, translated
 from unet_batch.formats.dicom_frames import Slice, read_slices
+from unet_batch.formats.dicom_plain import peek
 from unet_batch.formats.geometry import check_affine, reverse_index_order, swap_ras_lps
 from unet_batch.formats.scan import Scan
 from unet_batch.formats.slices import stack_affine, tilt_degrees
 from unet_batch.formats.tilt import straighten
 
-_SORTING_TAGS = [
+_SORTING_TAGS = (
     "SeriesInstanceUID", "SeriesNumber", "SOPClassUID", "Rows", "Columns",
     "ImageOrientationPatient",
-]  # fmt: skip
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +167,7 @@ class _Header:
 
 def _read_header(path: Place) -> _Header:
     with translated(path):
-        dataset = load(path, stop_before_pixels=True, specific_tags=_SORTING_TAGS)
-        class_uid = dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID")
+        dataset, class_uid = _sorting_attributes(path)
         cosines = dataset.get("ImageOrientationPatient") or ()
         rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
         name = UID(str(class_uid)).name
@@ -183,6 +183,14 @@ def _read_header(path: Place) -> _Header:
     if is_image and not (rows and columns and header.series_uid):
         raise UnreadableScanError(f"{path}: the header ends before Rows and SeriesInstanceUID")
     return header
+
+
+def _sorting_attributes(path: Place) -> tuple[Any, object]:
+    """What answers `get` for the sorting tags, and the UID of the object's class."""
+    if (plain := peek(path, _SORTING_TAGS)) is not None:
+        return plain.attributes, plain.class_uid or plain.attributes.get("SOPClassUID")
+    dataset = load(path, stop_before_pixels=True, specific_tags=_SORTING_TAGS)
+    return dataset, dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID")
 
 
 def _stacks(slices: Sequence[Slice], *, is_enhanced: bool) -> list[list[Slice]]:
@@ -201,17 +209,23 @@ def _narrowest(stacks: Sequence[Sequence[NDArray[np.generic]]]) -> NDArray[np.ge
     slices = [one for stack in stacks for one in stack]
     if any(one.dtype.kind == "f" for one in slices):
         return np.array([np.stack(stack).astype(np.float32) for stack in stacks])
-    low, high = min(int(one.min()) for one in slices), max(int(one.max()) for one in slices)
-    dtype = next(
-        dtype
-        for dtype in (np.int16, np.uint16, np.int32, np.int64)
-        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max
-    )
+    dtype = _narrowest_type(slices)
     shape = (len(stacks), len(stacks[0]), *slices[0].shape)
     voxels: NDArray[np.generic] = np.empty(shape, dtype)
     for one, target in zip(slices, voxels.reshape(-1, *shape[2:]), strict=True):
         target[...] = one
     return voxels
+
+
+def _narrowest_type(slices: Sequence[NDArray[np.generic]]) -> type[np.generic]:
+    if all(np.can_cast(one.dtype, np.int16) for one in slices):
+        return np.int16
+    low, high = min(int(one.min()) for one in slices), max(int(one.max()) for one in slices)
+    return next(
+        dtype
+        for dtype in (np.int16, np.uint16, np.int32, np.int64)
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max
+    )
 
 
 def _channel_names(modality: str, count: int) -> tuple[str, ...]:

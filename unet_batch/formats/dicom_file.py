@@ -32,6 +32,9 @@ _NUMBERS = (
     "EchoTime", "InversionTime", "FlipAngle", "EchoTrainLength",
 )  # fmt: skip
 _CODES = ("PatientPosition", "BodyPartExamined", "Units", "ScanningSequence", "MRAcquisitionType")
+TECHNICAL = (*_NUMBERS, *_CODES)
+"""Keywords of what `technical` keeps."""
+
 _CODE_STRING = re.compile(r"[A-Z0-9 _]{1,16}")  # PS3.5, 6.2: value representation CS
 _MAX_ELEMENTS = 20_000  # at the top level; real headers have a few hundred
 _PIXELS = {0x7FE00008, 0x7FE00009, 0x7FE00010}  # Float, Double Float and plain Pixel Data

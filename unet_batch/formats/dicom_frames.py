@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from unet_batch.errors import GeometryError, UnreadableScanError, VoxelError
 from unet_batch.formats.dicom_file import (
+    TECHNICAL,
     Place,
     code,
     load,
@@ -25,6 +26,7 @@ from unet_batch.formats.dicom_file import (
     technical,
     translated,
 )
+from unet_batch.formats.dicom_plain import PlainFile, plain_pixels, read_plain
 from unet_batch.formats.slices import SlicePlane
 from unet_batch.planning.volume_info import Json
 
@@ -35,6 +37,12 @@ _GROUPS = (
     "PixelValueTransformationSequence",
     "SegmentIdentificationSequence",
 )
+
+
+_KEYWORDS = (
+    "Modality", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope",
+    "RescaleIntercept", *TECHNICAL,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,8 @@ def read_slices(place: Place) -> list[Slice]:
     VoxelError: many frames without functional groups, as films and scanned pages have.
     """
     with translated(place):
+        if (plain := read_plain(place, _KEYWORDS)) is not None:
+            return [_plain_slice(plain, place)]
         dataset = load(place)
         num_frames = int(dataset.get("NumberOfFrames") or 1)
         is_enhanced = "PerFrameFunctionalGroupsSequence" in dataset
@@ -78,6 +88,13 @@ def read_slices(place: Place) -> list[Slice]:
             plane = plane_of(own, (pixels.shape[0], pixels.shape[1]), place, label=label)
             slices.append(Slice(plane, rescale(pixels, own), modality, metadata))
         return slices
+
+
+def _plain_slice(plain: PlainFile, place: Place) -> Slice:
+    pixels = plain_pixels(plain)
+    kept: Mapping[str, Any] = plain.attributes
+    plane = plane_of(kept, (pixels.shape[0], pixels.shape[1]), place, label=place.name)
+    return Slice(plane, rescale(pixels, kept), code(kept.get("Modality")), technical(kept))
 
 
 def frame_attributes(dataset: Any, place: Place) -> Iterator[dict[str, Any]]:

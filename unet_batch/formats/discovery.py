@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, TypeVar
 
 from unet_batch.errors import GeometryError, SpecError, UnreadableScanError
@@ -48,7 +48,8 @@ class ScanSource:
 
     `folder` (relative to the source, posix) and `stem` (file name without suffix, or the name
     of the series' folder) are what patterns of truth masks refer to. `channels` names one
-    channel a file where several files are the channels of one Volume.
+    channel a file where several files are the channels of one Volume. `url` is the address of an
+    OME-Zarr image that lies in a bucket, and so has no path.
     """
 
     name: str
@@ -59,6 +60,14 @@ class ScanSource:
     channels: tuple[str, ...] = ()
     truth: Mapping[str, Place] = field(default_factory=dict)
     options: ReadOptions = field(default_factory=ReadOptions)
+    url: str = ""
+
+    @property
+    def image(self) -> Path | str | None:
+        """The one OME-Zarr image that is this scan; None where it is of other files."""
+        is_one = self.kind == "ome-zarr" and not self.channels and len(self.paths) < 2
+        place = self.paths[0] if self.paths else self.url
+        return place if is_one and not isinstance(place, ZipMember) else None
 
     def read(self) -> Scan:
         """The Scan. Raises ScanError (unreadable, geometry, voxels), naming the file."""
@@ -111,6 +120,7 @@ def discover(
     channels: Mapping[str, str] | None = None,
     exclude: Sequence[str] = (),
     options: ReadOptions | None = None,
+    images: Mapping[str, Sequence[str]] | None = None,
 ) -> Discovery:
     """Every scan of `sources`, with its truth masks.
 
@@ -126,6 +136,7 @@ def discover(
         that match, in this order.
     exclude: file name patterns to leave out.
     options: how files are read, carried along by each ScanSource.
+    images: addresses of OME-Zarr images in buckets, by the address below which they were found.
 
     Raises
     ------
@@ -135,6 +146,7 @@ def discover(
     truth, channels, options = truth or {}, channels or {}, options or ReadOptions()
     walk = Walk(tuple(exclude), _mask_folders(truth))
     found = [_scans_of(source, walk, channels, options) for source in sources]
+    found += [_remote_scans(root, urls, exclude) for root, urls in (images or {}).items()]
     with_truth = _with_truth([scan for part in found for scan in part.scans], truth)
     masks = {place for scan in with_truth for place in scan.truth.values()}
     scans = [scan for scan in with_truth if not masks.intersection(_files_and_folders(scan))]
@@ -195,6 +207,22 @@ def _scans_of(
             + seen
         )
     return _Found(scans, notes)
+
+
+def _remote_scans(root: str, urls: Sequence[str], exclude: Sequence[str]) -> _Found:
+    """OME-Zarr images in a bucket, named as if `root` were a folder."""
+    scans = []
+    for url in urls:
+        relative = PurePosixPath(url.removeprefix(root).strip("/") or url.rpartition("/")[2])
+        if any(fnmatchcase(relative.name, pattern) for pattern in exclude):
+            continue
+        folder = "" if relative.parent == PurePosixPath() else relative.parent.as_posix()
+        stem = stem_of(relative)
+        name = safe_name(f"{folder}/{stem}")
+        scans.append(ScanSource(name, "ome-zarr", (), folder, stem, url=url))
+    if not scans:
+        raise SpecError(f"no OME-Zarr image at or below {root!r}; other formats are read from disk")
+    return _Found(tuple(scans))
 
 
 def _by_folder(files: Iterable[AnyPlace]) -> dict[Path, list[AnyPlace]]:

@@ -1,6 +1,7 @@
-"""OME-Zarr images (NGFF 0.4 on Zarr v2, 0.5 on Zarr v3) on disk to Scans, through zarr-python.
+"""OME-Zarr images (NGFF 0.4 on Zarr v2, 0.5 on Zarr v3) to Scans, through zarr-python.
 
-The finest resolution is copied chunk by chunk. A large one goes into an unnamed file on disk
+An image is described, so that its voxels can stay where they lie, or copied. The finest
+resolution counts. It is copied chunk by chunk; a large one goes into an unnamed file on disk
 rather than into memory, mapped as an array: the kernel gives its pages back when they are
 needed, and the file is gone with the array.
 """
@@ -11,19 +12,22 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 
 from unet_batch.errors import GeometryError, ScanError, UnreadableScanError, VoxelError
 from unet_batch.formats.geometry import check_affine
 from unet_batch.formats.kinds import stem_of
 from unet_batch.formats.scan import Affine, Scan
+from unet_batch.planning.volume_info import OutsideImage
 
 MAX_BYTES_IN_MEMORY = 2**30
 MAX_CHUNK_BYTES = 2**31
@@ -32,9 +36,12 @@ MAX_CHUNK_BYTES = 2**31
 _DOCUMENTS = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
 _OWN_KEY = "unet_batch"
 _MM_PER_UNIT = {
-    "angstrom": 1e-7, "nanometer": 1e-6, "micrometer": 1e-3, "millimeter": 1.0, "centimeter": 10.0,
-    "meter": 1000.0, "inch": 25.4,
+    "picometer": 1e-9, "angstrom": 1e-7, "nanometer": 1e-6, "nm": 1e-6, "micrometer": 1e-3,
+    "micron": 1e-3, "um": 1e-3, "\u00b5m": 1e-3, "\u03bcm": 1e-3, "millimeter": 1.0, "mm": 1.0,
+    "centimeter": 10.0, "cm": 10.0, "decimeter": 100.0, "meter": 1000.0, "m": 1000.0,
+    "inch": 25.4, "foot": 304.8, "yard": 914.4,
 }  # fmt: skip
+_NO_UNIT = ("", "None", "pixel", "px", "voxel", "arbitrary")
 _DIRECTIONS = {
     "left-to-right": (1, 0, 0), "right-to-left": (-1, 0, 0),
     "posterior-to-anterior": (0, 1, 0), "anterior-to-posterior": (0, -1, 0),
@@ -52,23 +59,43 @@ def is_zarr(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _DOCUMENTS)
 
 
-def read_ome_zarr(path: Path, *, name: str | None = None) -> Scan:
-    """The Scan in the group `path`: its first multiscale image at full resolution.
+def read_ome_zarr(path: Path | str, *, name: str | None = None, store: Store | None = None) -> Scan:
+    """The Scan in the group `path`: its first multiscale image at full resolution, copied.
 
     Orientation is what the axes say (RFC-4), or the affine where unet-batch wrote the image;
-    else that of a picture, with a warning.
+    else that of a picture, with a warning. `store` is what zarr-python reads where `path` is
+    the address of an image that lies on no disk.
 
     Raises
     ------
     UnreadableScanError: no OME-Zarr, damaged, links in it, or larger than disk or memory.
-    GeometryError: scales that are no spacing.
+    GeometryError: scales that are no spacing, or in a unit of no known length.
     VoxelError: several time points, axes of no known meaning, complex voxels.
     """
+    with translated(path):
+        image = _open_somewhere(path, store)
+        return _scan_of(image, path, _copy(image, path), name)
+
+
+def describe_ome_zarr(
+    path: Path | str, *, name: str | None = None, store: Store | None = None
+) -> Scan:
+    """The same Scan without its voxels: `outside` says where they lie. Raises as it does."""
+    with translated(path):
+        image = _open_somewhere(path, store)
+        _check_axes(image.letters, image.array, path)
+        _check_chunks(image.array, path)
+        place = dict(zip(image.letters, image.array.shape, strict=True))
+        shape = tuple(place.get(letter, 1) for letter in "czyx")
+        scan = _scan_of(image, path, np.broadcast_to(np.zeros((), image.array.dtype), shape), name)
+        return replace(scan, outside=OutsideImage(str(path), image.path, image.letters))
+
+
+@contextmanager
+def translated(path: Path | str) -> Iterator[None]:
+    """Turn what zarr-python raises for a broken image into UnreadableScanError."""
     try:
-        _refuse_links(path)
-        image = _open(path)
-        voxels_czyx = _copy(image, path)
-        affine, odd = _affine_of(image, path)
+        yield
     except ScanError:
         raise
     except _UNREADABLE as error:
@@ -76,9 +103,15 @@ def read_ome_zarr(path: Path, *, name: str | None = None) -> Scan:
             f"{path}: not a readable OME-Zarr image ({type(error).__name__}: {str(error)[:200]}); "
             "copy it again from its source"
         ) from error
+
+
+def _scan_of(
+    image: _Image, path: Path | str, voxels_czyx: NDArray[np.generic], name: str | None
+) -> Scan:
+    affine, odd = _affine_of(image, path)
     check_affine(affine, where=str(path))
     return Scan(
-        name=name or stem_of(path),
+        name=name or stem_of(PurePosixPath(path)),
         voxels_czyx=voxels_czyx,
         affine=affine,
         channels=_channel_names(image.attributes, len(voxels_czyx)),
@@ -91,6 +124,7 @@ def read_ome_zarr(path: Path, *, name: str | None = None) -> Scan:
 class _Image:
     """One multiscale image: its array of full resolution, and what is said of its axes."""
 
+    path: str
     array: Any
     axes: Sequence[Mapping[str, Any]]
     transforms: Sequence[Mapping[str, Any]]
@@ -113,12 +147,18 @@ def _refuse_links(path: Path) -> None:
             )
 
 
-def _open(path: Path) -> _Image:
-    group: Any = zarr.open_group(str(path), mode="r")
+def _open_somewhere(path: Path | str, store: Store | None) -> _Image:
+    if store is None:
+        _refuse_links(Path(path))
+    return _open(store or str(path), path)
+
+
+def _open(store: Store | str, path: Path | str, inner: str = "") -> _Image:
+    group: Any = zarr.open_group(store, path=inner, mode="r")
     attributes: dict[str, Any] = dict(group.attrs)
     found: dict[str, Any] = attributes.get("ome", attributes)
-    if "multiscales" not in found and "bioformats2raw.layout" in found:
-        return _open(path / "0")
+    if "multiscales" not in found and "bioformats2raw.layout" in found and not inner:
+        return _open(store, path, "0")
     if not found.get("multiscales"):
         raise UnreadableScanError(
             f"{path}: a Zarr folder without `multiscales`; expected an OME-Zarr image, not a "
@@ -134,10 +174,11 @@ def _open(path: Path) -> _Image:
         *multiscale.get("coordinateTransformations", ()),
     )
     version = str(found.get("version") or multiscale.get("version") or "")
-    return _Image(group[str(inside)], multiscale["axes"], transforms, attributes, version)
+    whole = str(PurePosixPath(inner) / inside)
+    return _Image(whole, group[str(inside)], multiscale["axes"], transforms, attributes, version)
 
 
-def _copy(image: _Image, path: Path) -> NDArray[np.generic]:
+def _copy(image: _Image, path: Path | str) -> NDArray[np.generic]:
     """The voxels (c, z, y, x), read chunk by chunk along z."""
     letters, array = image.letters, image.array
     _check_axes(letters, array, path)
@@ -160,7 +201,7 @@ def _copy(image: _Image, path: Path) -> NDArray[np.generic]:
     return ordered
 
 
-def _check_axes(letters: str, array: Any, path: Path) -> None:
+def _check_axes(letters: str, array: Any, path: Path | str) -> None:
     known = len(set(letters)) == len(letters) == array.ndim and set("yx") <= set(letters)
     if not known or set(letters) - set("tczyx"):
         raise VoxelError(f"{path}: axes {letters!r} of {array.shape}; expected t, c, z, y, x")
@@ -172,15 +213,13 @@ def _check_axes(letters: str, array: Any, path: Path) -> None:
         raise VoxelError(f"{path}: {array.dtype} voxels; expected real grey values")
 
 
-def _room_for(array: Any, path: Path) -> NDArray[np.generic]:
+def _room_for(array: Any, path: Path | str) -> NDArray[np.generic]:
     """Space for all voxels: in memory, or on disk where they are many."""
-    num_bytes = int(np.prod(array.shape, dtype=object)) * array.dtype.itemsize
-    chunk_bytes = int(np.prod(array.chunks, dtype=object)) * array.dtype.itemsize
+    num_bytes = _check_chunks(array, path)
     free = shutil.disk_usage(tempfile.gettempdir()).free
-    if num_bytes < 1 or chunk_bytes > MAX_CHUNK_BYTES or num_bytes > MAX_BYTES_IN_MEMORY + free:
+    if num_bytes > MAX_BYTES_IN_MEMORY + free:
         raise UnreadableScanError(
-            f"{path}: shape {array.shape} in chunks of {array.chunks} is {num_bytes} bytes in "
-            f"chunks of {chunk_bytes}; allowed are chunks of {MAX_CHUNK_BYTES} and what fits into "
+            f"{path}: shape {array.shape} is {num_bytes} bytes; allowed is what fits into "
             f"{tempfile.gettempdir()} ({free} bytes free): corrupt, or set TMPDIR to a larger disk"
         )
     if num_bytes <= MAX_BYTES_IN_MEMORY:
@@ -189,7 +228,19 @@ def _room_for(array: Any, path: Path) -> NDArray[np.generic]:
         return np.memmap(file, array.dtype, mode="w+", shape=array.shape)
 
 
-def _affine_of(image: _Image, path: Path) -> tuple[Affine, tuple[str, ...]]:
+def _check_chunks(array: Any, path: Path | str) -> int:
+    """The bytes of all voxels. Raises UnreadableScanError for none, or for absurd chunks."""
+    num_bytes: int = int(np.prod(array.shape, dtype=object)) * array.dtype.itemsize
+    chunk_bytes = int(np.prod(array.chunks, dtype=object)) * array.dtype.itemsize
+    if num_bytes < 1 or chunk_bytes > MAX_CHUNK_BYTES:
+        raise UnreadableScanError(
+            f"{path}: shape {array.shape} in chunks of {array.chunks} is {num_bytes} bytes in "
+            f"chunks of {chunk_bytes}; allowed are chunks of {MAX_CHUNK_BYTES}: corrupt"
+        )
+    return num_bytes
+
+
+def _affine_of(image: _Image, path: Path | str) -> tuple[Affine, tuple[str, ...]]:
     """Index (z, y, x) to RAS+ mm, and what was assumed."""
     scale, origin, odd = _scale_and_origin(image, path)
     stored = (image.attributes.get(_OWN_KEY) or {}).get("affine")
@@ -209,7 +260,7 @@ def _affine_of(image: _Image, path: Path) -> tuple[Affine, tuple[str, ...]]:
 
 
 def _scale_and_origin(
-    image: _Image, path: Path
+    image: _Image, path: Path | str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
     """Spacing and place of voxel 0 along z, y, x, in mm."""
     scale, origin = np.ones(len(image.axes)), np.zeros(len(image.axes))
@@ -223,10 +274,17 @@ def _scale_and_origin(
             raise GeometryError(f"{path}: transformation {transform['type']!r} of NGFF is unknown")
     odd, millimetres = [], np.ones(len(image.axes))
     for number, axis in enumerate(image.axes):
-        unit = axis.get("unit")
-        if axis["name"] in "zyx" and unit not in _MM_PER_UNIT:
-            odd.append(f"axis {axis['name']} has unit {str(unit)[:20]!r}: taken as millimetres")
-        millimetres[number] = _MM_PER_UNIT.get(str(unit), 1.0)
+        unit = str(axis.get("unit"))
+        if axis["name"] not in "zyx":
+            continue
+        if unit in _NO_UNIT:
+            odd.append(f"axis {axis['name']} has unit {unit!r}: taken as millimetres")
+        elif unit not in _MM_PER_UNIT:
+            raise GeometryError(
+                f"{path}: axis {axis['name']} has unit {unit[:20]!r}, expected one of "
+                + ", ".join(_MM_PER_UNIT)
+            )
+        millimetres[number] = _MM_PER_UNIT.get(unit, 1.0)
     places = {axis["name"]: number for number, axis in enumerate(image.axes)}
     found = [(places.get(axis)) for axis in "zyx"]
     scales = [1.0 if k is None else float(scale[k] * millimetres[k]) for k in found]

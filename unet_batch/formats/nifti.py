@@ -12,6 +12,7 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from unet_batch.planning.volume_info import Json
 
 _MM_PER_UNIT = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 _MAX_DEFLATE_RATIO = 1032  # zlib's technical notes: deflate cannot shrink further
+_OPPOSITE_COSINE = -0.5  # more than 120 degrees apart
+_MAX_APART_MM = 1.0  # forms rounded to float32, or by a registration of no account
 _GZIP_MAGIC = b"\x1f\x8b"
 _LARGEST_HEADER = 540  # of NIfTI-2; NIfTI-1 has 348 bytes
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError,
@@ -45,7 +48,7 @@ def read_nifti(path: Path, *, name: str | None = None) -> Scan:
     Raises
     ------
     UnreadableScanError: not NIfTI, truncated or corrupt.
-    GeometryError: an affine that is NaN or flat.
+    GeometryError: an affine that is NaN or flat, or a qform that mirrors the sform.
     VoxelError: colour or complex voxels.
     """
     with _opened(path) as image:
@@ -197,6 +200,8 @@ def _read_affine(image: Any, path: Path) -> tuple[Affine, tuple[str, ...]]:
     try:
         if header["sform_code"] > 0:
             affine_xyz = header.get_sform()
+            if header["qform_code"] > 0:
+                warnings = _odd_forms(affine_xyz, header.get_qform(), image.shape, path)
         elif header["qform_code"] > 0:
             affine_xyz = header.get_qform()
         else:
@@ -209,6 +214,28 @@ def _read_affine(image: Any, path: Path) -> tuple[Affine, tuple[str, ...]]:
     affine = reverse_index_order(affine_xyz)
     check_affine(affine, where=str(path))
     return affine, warnings
+
+
+def _odd_forms(sform: Affine, qform: Affine, shape: tuple[int, ...], path: Path) -> tuple[str, ...]:
+    """What qform says against sform, which is used. Raises GeometryError where they mirror."""
+    lengths = np.linalg.norm(sform[:3, :3], axis=0) * np.linalg.norm(qform[:3, :3], axis=0)
+    with np.errstate(divide="ignore"):
+        cosines = (sform[:3, :3] * qform[:3, :3]).sum(axis=0) / lengths
+    if not np.isfinite(cosines).all():
+        return ()  # flat or NaN: refused for itself
+    if cosines.min() < _OPPOSITE_COSINE:
+        axis = "ijk"[int(cosines.argmin())]
+        raise GeometryError(
+            f"{path}: sform and qform contradict each other: voxel axis {axis} runs the opposite "
+            f"way ({sform[:3, 'ijk'.index(axis)].round(3).tolist()} against "
+            f"{qform[:3, 'ijk'.index(axis)].round(3).tolist()}); left and right (or front and "
+            "back, head and feet) are exchanged in one of them: correct the header"
+        )
+    corners = np.array([*product(*((0, n - 1) for n in (*shape, 1, 1, 1)[:3]))])
+    apart = np.abs((sform - qform)[:3, :3] @ corners.T + (sform - qform)[:3, 3:]).max()
+    if apart <= _MAX_APART_MM:
+        return ()
+    return (f"sform and qform place voxels up to {apart:.3g} mm apart: the sform is taken",)
 
 
 def _unoriented(header: Any) -> tuple[Affine, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_batch.planning.volume_info import Json, LabelClass
+from unet_batch.planning.volume_info import Json, LabelClass, OutsideImage
 
 Affine = NDArray[np.float64]
 
@@ -24,7 +24,8 @@ class Scan:
 
     `name` is the suggested Volume id; `voxels_czyx` any real dtype; `channels` one name each;
     `modality` a DICOM code (`CT`, `MR`, `PT`) or ``; `metadata` JSON, free of identifiers;
-    `warnings` what the reader found odd but usable, in whole sentences.
+    `warnings` what the reader found odd but usable, in whole sentences. Of a scan that is taken
+    in place, `outside` says where its voxels lie, and `voxels_czyx` has their shape and type only.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Scan:
     modality: str = ""
     metadata: Mapping[str, Json] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    outside: OutsideImage | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

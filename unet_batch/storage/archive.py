@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unet_batch.errors import (
     ConflictError,
@@ -25,13 +22,15 @@ from unet_batch.formats.scan import Scan
 from unet_batch.planning.volume_info import Json, VolumeInfo
 from unet_batch.storage import ome_zarr, paths
 from unet_batch.storage.catalog import Catalog
+from unet_batch.storage.cleaning import GRACE_S, Cleaner
+from unet_batch.storage.content import Content, content_of, stored_dtype
 from unet_batch.storage.encoding import Encoding
 from unet_batch.storage.keys import pseudonym_key
 from unet_batch.storage.layout import Layout, layout_for
 from unet_batch.storage.ledger import Ledger
+from unet_batch.storage.outside import content_of_outside
 from unet_batch.storage.quarantine import Quarantine
 from unet_batch.storage.record import info_to_json
-from unet_batch.storage.statistics import compute_statistics
 from unet_batch.storage.stores import ObjectStore, open_store
 from unet_batch.storage.volume import NotInArchiveError, Volume, read_info
 from unet_batch.tiling.box import Box
@@ -68,6 +67,11 @@ class Archive(Mapping[str, Volume]):
     def url(self) -> str:
         """The address, absolute, fit for workers on other machines where they can reach it."""
         return self._store.url
+
+    @property
+    def name(self) -> str:
+        """The last part of the address: what metrics and dashboards call the Archive."""
+        return self.url.rstrip("/").rpartition("/")[2]
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -106,6 +110,10 @@ class Archive(Mapping[str, Volume]):
                 f"no Volume {volume_id!r} in {self.url}; `unet-batch ls` lists those it has"
             ) from error
 
+    def cleaner(self, *, grace_s: float = GRACE_S) -> Cleaner:
+        """What finds and removes leftovers that nobody has written to for `grace_s` seconds."""
+        return Cleaner(self._store, grace_s=grace_s)
+
     def ledger(self, job_id: str) -> Ledger:
         """The record of one Job on this Archive."""
         return Ledger(self._store, job_id)
@@ -134,34 +142,44 @@ class Archive(Mapping[str, Volume]):
         source: Mapping[str, Json],
         warnings: Sequence[str] = (),
         layout: Layout | None = None,
+        content: Content | None = None,
         list_it: bool = True,
     ) -> VolumeInfo:
         """Store `scan` as the Volume `scan.name`, list it in the Catalog, return its row.
 
-        The same scan again changes nothing. `source` says where it came from, `warnings` what
-        was odd about it; `layout` overrules the one chosen from the shape; whoever writes many
-        lists them together and says `list_it=False`. Raises SpecError for a name unsafe in a
-        path, ScanError for voxels that cannot be stored, ConflictError where the id holds
-        another scan.
+        The same scan again changes nothing, but that one taken in place can be copied now, and
+        be found at another place. `source` says where it came from, `warnings` what was odd
+        about it; `layout` overrules the one chosen from the shape; `content` spares looking at
+        all voxels again; whoever writes many lists them together and says `list_it=False`.
+        Raises SpecError for a name unsafe in a path, ScanError for voxels that cannot be stored,
+        ConflictError where the id holds another scan.
         """
-        group = paths.volume_path(scan.name)
-        _check_affine(scan)
-        voxels = _storable_voxels(scan)
-        content_hash = _content_hash(scan, voxels)
+        check_storable(scan)
+        content = content or content_of_any(scan)
+        info = _describe(scan, content, layout, warnings)
         published = self._published(scan.name)
         if published is None:
-            info = _describe(scan, voxels, content_hash, layout, warnings)
-            self._write_voxels(f"{group}/{paths.voxels_name(content_hash)}", voxels, info)
+            self._write_voxels(scan, info)
             published = self._publish(info, source)
-        if published.content_hash != content_hash:
-            self._store.delete_folder(f"{group}/{paths.voxels_name(content_hash)}")
+        if published.content_hash != info.content_hash:
+            self._store.delete_folder(_array_path(info))
             raise ConflictError(
                 f"{self.url}: the id {scan.name!r} holds another scan (content "
-                f"{published.content_hash[:12]}, given {content_hash[:12]}); give one another name"
+                f"{published.content_hash[:12]}, given {info.content_hash[:12]}); give one another "
+                "name"
             )
+        if published.outside not in (None, info.outside):
+            published = self._move(scan, info, source)
         if list_it:
             self.catalog.append([published])
         return published
+
+    def _move(self, scan: Scan, info: VolumeInfo, source: Mapping[str, Json]) -> VolumeInfo:
+        """Note that voxels lie elsewhere now: in the Archive, or in another image outside."""
+        self._write_voxels(scan, info)
+        document = ome_zarr.to_bytes(_volume_document(info, source))
+        self._store.update(paths.document(paths.volume_path(info.id)), lambda _: document)
+        return read_info(self._store, info.id)
 
     def _published(self, volume_id: str) -> VolumeInfo | None:
         try:
@@ -169,7 +187,11 @@ class Archive(Mapping[str, Volume]):
         except NotFoundError:
             return None
 
-    def _write_voxels(self, path: str, voxels_czyx: NDArray[Any], info: VolumeInfo) -> None:
+    def _write_voxels(self, scan: Scan, info: VolumeInfo) -> None:
+        """Store the voxels, Shard by Shard; nothing where they stay outside."""
+        if info.outside is not None:
+            return
+        path, voxels_czyx = _array_path(info), np.asarray(scan.voxels_czyx, dtype=info.dtype)
         shard = (1, *info.shard_zyx)
         encoding = Encoding(info.dtype, (1, *info.chunk_zyx), shard, "blosc")
         document = ome_zarr.array_document(voxels_czyx.shape, encoding, "czyx")
@@ -181,11 +203,10 @@ class Archive(Mapping[str, Volume]):
 
     def _publish(self, info: VolumeInfo, source: Mapping[str, Json]) -> VolumeInfo:
         """Show the Volume; where another writer was first, return what that one showed."""
-        own: dict[str, Json] = {**info_to_json(info), "source": dict(source)}
-        document = ome_zarr.image_document(info, paths.voxels_name(info.content_hash), own)
+        document = ome_zarr.to_bytes(_volume_document(info, source))
         path = paths.document(paths.volume_path(info.id))
         try:
-            self._store.put_if_absent(path, ome_zarr.to_bytes(document))
+            self._store.put_if_absent(path, document)
         except ConflictError:
             return read_info(self._store, info.id)
         return info
@@ -210,8 +231,9 @@ def _check_format(store: ObjectStore) -> None:
         )
 
 
-def _storable_voxels(scan: Scan) -> NDArray[Any]:
-    """The voxels contiguous and little-endian, bool as uint8."""
+def check_storable(scan: Scan) -> None:
+    """Raise ScanError for voxels that an Archive cannot hold, GeometryError for a bad affine."""
+    _check_affine(scan)
     voxels = scan.voxels_czyx
     where = f"scan {scan.name!r}"
     if voxels.ndim != 4 or not voxels.size:
@@ -222,8 +244,11 @@ def _storable_voxels(scan: Scan) -> NDArray[Any]:
         )
     if voxels.dtype.kind not in "biuf" or voxels.dtype.itemsize > 8:
         raise ScanError(f"{where}: voxels of type {voxels.dtype}, expected integers or floats")
-    dtype = np.dtype(np.uint8) if voxels.dtype.kind == "b" else voxels.dtype
-    return np.ascontiguousarray(voxels, dtype=dtype.newbyteorder("<"))
+
+
+def content_of_any(scan: Scan) -> Content:
+    """The Content of a Scan in memory, or of one taken in place. Raises as their reading."""
+    return content_of(scan) if scan.outside is None else content_of_outside(scan, scan.outside)
 
 
 def _check_affine(scan: Scan) -> None:
@@ -235,40 +260,35 @@ def _check_affine(scan: Scan) -> None:
         )
 
 
-def _content_hash(scan: Scan, voxels_czyx: NDArray[Any]) -> str:
-    """Digest of type, shape, affine, channels and voxels."""
-    head: dict[str, Json] = {
-        "dtype": voxels_czyx.dtype.name,
-        "shape": list(voxels_czyx.shape),
-        "affine": [float(n) for n in scan.affine.ravel()],
-        "channels": list(scan.channels),
-    }
-    digest = hashlib.blake2b(ome_zarr.to_bytes(head), digest_size=20)
-    digest.update(voxels_czyx.data)
-    return digest.hexdigest()
+def _array_path(info: VolumeInfo) -> str:
+    return f"{paths.volume_path(info.id)}/{paths.voxels_name(info.content_hash)}"
+
+
+def _volume_document(info: VolumeInfo, source: Mapping[str, Json]) -> dict[str, Json]:
+    own: dict[str, Json] = {**info_to_json(info), "source": dict(source)}
+    if info.outside is not None:
+        return ome_zarr.outside_document(own)
+    return ome_zarr.image_document(info, paths.voxels_name(info.content_hash), own)
 
 
 def _describe(
-    scan: Scan,
-    voxels_czyx: NDArray[Any],
-    content_hash: str,
-    layout: Layout | None,
-    warnings: Sequence[str],
+    scan: Scan, content: Content, layout: Layout | None, warnings: Sequence[str]
 ) -> VolumeInfo:
-    channels, z, y, x = voxels_czyx.shape
+    channels, z, y, x = scan.voxels_czyx.shape
     layout = layout or layout_for((z, y, x))
     return VolumeInfo(
         id=scan.name,
         shape_czyx=(channels, z, y, x),
-        dtype=voxels_czyx.dtype.name,
+        dtype=stored_dtype(scan.voxels_czyx.dtype).name,
         spacing_mm=scan.spacing_mm,
         affine=tuple(float(n) for n in scan.affine.ravel()),
         chunk_zyx=layout.chunk_zyx,
         shard_zyx=layout.shard_zyx,
-        content_hash=content_hash,
+        content_hash=content.content_hash,
         channels=scan.channels,
-        statistics=compute_statistics(voxels_czyx),
+        statistics=content.statistics,
         modality=scan.modality,
         warnings=tuple(warnings),
         metadata=dict(scan.metadata),
+        outside=scan.outside,
     )

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from unet_batch.errors import ConflictError, StoreError
+from unet_batch.errors import ConflictError, NotFoundError, StoreError
 from unet_batch.planning.volume_info import Json
 from unet_batch.storage import ome_zarr, paths
 from unet_batch.storage.stores import ObjectStore
@@ -120,6 +120,15 @@ class Ledger:
             where = f"{self._store.url}/{path}"
             return ome_zarr.read_document(self._store.get(path), where).get("value", value)
         return value
+
+    def decision(self, name: str) -> Json | None:
+        """What was settled on `name`; None where nothing was."""
+        path = f"{self._path}/{paths.check_name(name, what='decision of a Job')}.json"
+        try:
+            content = self._store.get(path)
+        except NotFoundError:
+            return None
+        return ome_zarr.read_document(content, f"{self._store.url}/{path}").get("value")
 
     def _part_paths(self) -> list[str]:
         return [p for p in self._store.list_objects(f"{self._path}/ledger") if p.endswith(".jsonl")]

@@ -93,6 +93,11 @@ def image_document(info: VolumeInfo, path: str, own: Mapping[str, Json]) -> dict
     return _group({"ome": ome, OWN_KEY: dict(own)})
 
 
+def outside_document(own: Mapping[str, Json]) -> dict[str, Json]:
+    """The `zarr.json` of a Volume whose voxels lie outside: a group of Labels, no image."""
+    return _group({OWN_KEY: dict(own)})
+
+
 def labels_document(
     name: str, path: str, affine: Affine, classes: Sequence[LabelClass], own: Mapping[str, Json]
 ) -> dict[str, Json]:
@@ -114,6 +119,71 @@ def labels_document(
         "image-label": image_label,
     }
     return _group({"ome": ome, OWN_KEY: dict(own)})
+
+
+def probabilities_document(names: Sequence[str], path: str, affine: Affine) -> dict[str, Json]:
+    """The `zarr.json` of an image of one channel a class, 0 to 255, in the array `path`."""
+    channel: Json = {"name": "c", "type": "channel"}
+    window: Json = {"min": 0, "max": 255, "start": 0, "end": 255}
+    channels: list[Json] = [
+        {"label": name, "color": _CHANNEL_COLORS[k % len(_CHANNEL_COLORS)], "window": window}
+        for k, name in enumerate(names)
+    ]
+    ome: dict[str, Json] = {
+        "version": NGFF_VERSION,
+        "multiscales": [
+            {
+                "name": "probabilities",
+                "axes": [channel, *_space_axes(affine)],
+                "datasets": [{"path": path, "coordinateTransformations": _transforms(affine, "c")}],
+            }
+        ],
+        "omero": {"channels": channels},
+    }
+    return _group({"ome": ome})
+
+
+def with_levels(
+    document: Mapping[str, Any],
+    first: str,
+    names: Sequence[str],
+    factors: Sequence[tuple[int, ...]],
+    *,
+    is_mean: bool,
+) -> dict[str, Any]:
+    """`document` of an image or mask whose array is `first`, with a data set for each level.
+
+    `factors` say of each level how many voxels (z, y, x) of the one before make one of it. A
+    mean lies in the middle of them, a voxel that was picked where it was. Where the document
+    has another array by now it is returned as it is.
+    """
+    changed: dict[str, Any] = json.loads(json.dumps(document))
+    scale = changed["attributes"]["ome"]["multiscales"][0]
+    finest = scale["datasets"][0]
+    if finest["path"] != first:
+        return dict(document)
+    pitch, place = (
+        np.array(one[one["type"]], dtype=np.float64) for one in finest["coordinateTransformations"]
+    )
+    datasets = [finest]
+    for name, factor in zip(names, factors, strict=False):
+        whole = np.array([*[1] * (len(pitch) - len(factor)), *factor])
+        place = place + (whole - 1) / 2 * pitch * is_mean
+        pitch = pitch * whole
+        transforms = [
+            {"type": "scale", "scale": pitch.tolist()},
+            {"type": "translation", "translation": place.tolist()},
+        ]
+        datasets.append({"path": name, "coordinateTransformations": transforms})
+    scale["datasets"] = datasets
+    scale["type"] = "mean" if is_mean else "nearest"
+    return changed
+
+
+def level_names(document: Mapping[str, Any]) -> set[str]:
+    """Names of all arrays that a group's `multiscales` refers to."""
+    scales = ((document.get("attributes") or {}).get("ome") or {}).get("multiscales") or []
+    return {str(one["path"]) for scale in scales for one in scale.get("datasets", [])}
 
 
 def labels_index_document(names: Sequence[str]) -> dict[str, Json]:

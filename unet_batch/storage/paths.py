@@ -4,7 +4,7 @@ ARCHIVE/
 ├── archive.json                    format and version
 ├── catalog/<digest>.parquet        rows of Volumes
 ├── volumes/<id>/zarr.json          OME-Zarr image; put last, so a Volume is whole or absent
-│   ├── 0-<content hash>/           voxels, czyx
+│   ├── 0-<content hash>/           voxels, czyx; none where they were taken in place
 │   └── labels/
 │       ├── zarr.json               index of names
 │       └── <name>/zarr.json        one put of this file publishes a mask
@@ -29,6 +29,7 @@ CATALOG = "catalog"
 VOLUMES = "volumes"
 QUARANTINE = "quarantine"
 KEY = "keys/pseudonyms.key"
+VOXELS_PREFIX = "0-"
 SHARD_PREFIX = "c."
 """Of chunk keys in Zarr v3's default encoding with the separator `.`."""
 
@@ -64,7 +65,7 @@ def voxels_name(content_hash: str) -> str:
 
     The name carries the content, so that two writers of the same id never mix their Shards.
     """
-    return f"0-{content_hash[:16]}"
+    return f"{VOXELS_PREFIX}{content_hash[:16]}"
 
 
 def labels_index_path(volume_id: str) -> str:

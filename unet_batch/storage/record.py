@@ -7,7 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from unet_batch.errors import StoreError
-from unet_batch.planning.volume_info import ChannelStatistics, Json, LabelClass, VolumeInfo
+from unet_batch.planning.volume_info import (
+    ChannelStatistics,
+    Json,
+    LabelClass,
+    OutsideImage,
+    VolumeInfo,
+)
 
 
 def info_to_json(info: VolumeInfo) -> dict[str, Json]:
@@ -26,6 +32,7 @@ def info_to_json(info: VolumeInfo) -> dict[str, Json]:
         "modality": info.modality,
         "warnings": list(info.warnings),
         "metadata": dict(info.metadata),
+        **({"outside": outside_to_json(info.outside)} if info.outside else {}),
     }
 
 
@@ -50,11 +57,17 @@ def info_from_json(
             labels=tuple(labels),
             warnings=tuple(map(str, content["warnings"])),
             metadata=dict(content["metadata"]),
+            outside=_outside(content["outside"]) if "outside" in content else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(
             f"{where}: not a complete description of a Volume ({error!r}); ingest it again"
         ) from error
+
+
+def outside_to_json(outside: OutsideImage) -> dict[str, Json]:
+    """All fields."""
+    return {**asdict(outside), "block_czyx": list(outside.block_czyx)}
 
 
 def statistics_to_json(statistics: ChannelStatistics) -> dict[str, Json]:
@@ -82,6 +95,12 @@ def classes_from_json(content: Sequence[Mapping[str, Any]], where: str) -> tuple
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{where}: its classes cannot be read ({error!r})") from error
+
+
+def _outside(content: Mapping[str, Any]) -> OutsideImage:
+    c, z, y, x = map(int, content["block_czyx"])
+    url, path, axes, version = (str(content[key]) for key in ("url", "path", "axes", "version"))
+    return OutsideImage(url, path, axes, version, block_czyx=(c, z, y, x))
 
 
 def _three(values: Sequence[Any], kind: type[Any]) -> tuple[Any, Any, Any]:

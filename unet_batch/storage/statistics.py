@@ -2,8 +2,8 @@
 
 Integers of up to 16 bits are counted into a histogram, from which everything follows exactly.
 Other types are summed slab by slab in float64; their percentiles and foreground come from
-every n-th voxel, at most `MAX_SAMPLED_VOXELS` of them. Memory is bounded by a slab, and the
-same voxels always give the same figures.
+every n-th voxel, at most `MAX_SAMPLED_VOXELS` of them. Voxels come piece by piece, so memory is
+bounded by a piece, and the same voxels always give the same figures.
 """
 
 from __future__ import annotations
@@ -78,21 +78,101 @@ class _Distribution:
         return dict(zip(PERCENTAGES, exact.tolist(), strict=True))
 
 
+class ChannelTally:
+    """Adds up the voxels of one channel, given piece by piece in C order.
+
+    Parameters
+    ----------
+    dtype: of the voxels.
+    size: how many there will be in all.
+    """
+
+    def __init__(self, dtype: np.dtype[Any], size: int) -> None:
+        is_counted = dtype.kind in "iu" and dtype.itemsize <= 2
+        self._figures: _Histogram | _Sums = _Histogram(dtype) if is_counted else _Sums(size)
+
+    def add(self, voxels: NDArray[Any]) -> None:
+        """The next voxels, flat and contiguous."""
+        self._figures.add(voxels)
+
+    def finish(self) -> ChannelStatistics:
+        """The figures of all voxels added; all zero where none of them is finite."""
+        return self._figures.finish()
+
+
 def compute_statistics(voxels_czyx: NDArray[Any]) -> tuple[ChannelStatistics, ...]:
     """Statistics of each channel's finite voxels; all zero where a channel has none."""
     return tuple(_channel_statistics(channel) for channel in voxels_czyx)
 
 
+def slabs(voxels_zyx: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The voxels in flat pieces of about `SLAB_VOXELS`, in C order."""
+    _, y, x = voxels_zyx.shape
+    cell = (max(1, SLAB_VOXELS // (y * x)), min(y, max(1, SLAB_VOXELS // x)), x)
+    for box in Box.from_shape(voxels_zyx.shape).split(cell):
+        yield voxels_zyx[box.slices].ravel()
+
+
 def _channel_statistics(voxels_zyx: NDArray[Any]) -> ChannelStatistics:
-    if voxels_zyx.dtype.kind in "iu" and voxels_zyx.dtype.itemsize <= 2:
-        distribution = _histogram(voxels_zyx)
+    tally = ChannelTally(voxels_zyx.dtype, voxels_zyx.size)
+    for slab in slabs(voxels_zyx):
+        tally.add(slab)
+    return tally.finish()
+
+
+class _Histogram:
+    """Counts of every value that integers of up to 16 bits can have."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        # Not above: whoever only reads an Archive need not wait for numba.
+        from unet_batch.storage.counting import NUM_TABLES, count_into  # noqa: PLC0415
+
+        self._dtype, self._count_into = dtype, count_into
+        self._tables = np.zeros((NUM_TABLES, 2 ** (8 * dtype.itemsize)), dtype=np.int64)
+
+    def add(self, voxels: NDArray[Any]) -> None:
+        # As unsigned, negative values follow the positive ones.
+        self._count_into(voxels.view(f"u{self._dtype.itemsize}"), self._tables)
+
+    def finish(self) -> ChannelStatistics:
+        lowest = int(np.iinfo(self._dtype).min)
+        ascending = np.roll(self._tables.sum(axis=0), -lowest)
+        present = np.flatnonzero(ascending)
+        values = (present + lowest).astype(np.float64)
+        distribution = _Distribution(values, ascending[present])
         return _statistics(distribution.moments(), distribution, num_nonfinite=0)
-    moments = _sum_up(voxels_zyx)
-    if moments is None:
-        nothing = dict.fromkeys(PERCENTAGES, 0.0)
-        return ChannelStatistics(0.0, 0.0, 0.0, 0.0, nothing, 0.0, 0.0, 0.0, voxels_zyx.size)
-    sample = _sample(voxels_zyx, otherwise=moments.mean)
-    return _statistics(moments, sample, num_nonfinite=voxels_zyx.size - moments.count)
+
+
+class _Sums:
+    """Moments of all finite voxels, and every n-th of them."""
+
+    def __init__(self, size: int) -> None:
+        # An odd step does not fall into step with axes of 2^n voxels.
+        self._step = -(-size // MAX_SAMPLED_VOXELS) | 1
+        self._sampled: list[NDArray[np.float64]] = []
+        self._moments: _Moments | None = None
+        self._seen = 0
+
+    def add(self, voxels: NDArray[Any]) -> None:
+        self._sampled.append(_finite(voxels[-self._seen % self._step :: self._step]))
+        self._seen += voxels.size
+        values = _finite(voxels)
+        if values.size:
+            mean = float(values.mean())
+            squares = float(np.square(values - mean).sum())
+            part = _Moments(values.size, float(values.min()), float(values.max()), mean, squares)
+            self._moments = self._moments + part if self._moments else part
+
+    def finish(self) -> ChannelStatistics:
+        if self._moments is None:
+            nothing = dict.fromkeys(PERCENTAGES, 0.0)
+            return ChannelStatistics(0.0, 0.0, 0.0, 0.0, nothing, 0.0, 0.0, 0.0, self._seen)
+        values = np.sort(np.concatenate(self._sampled))
+        if not values.size:
+            values = np.array([self._moments.mean])
+        sample = _Distribution(values, np.ones(values.size, dtype=np.int64))
+        num_nonfinite = self._seen - self._moments.count
+        return _statistics(self._moments, sample, num_nonfinite=num_nonfinite)
 
 
 def _statistics(
@@ -113,49 +193,7 @@ def _statistics(
     )
 
 
-def _histogram(voxels_zyx: NDArray[Any]) -> _Distribution:
-    dtype = voxels_zyx.dtype
-    num_values = 2 ** (8 * dtype.itemsize)
-    counts = np.zeros(num_values, dtype=np.int64)
-    for slab in _slabs(voxels_zyx):
-        # As unsigned, negative values follow the positive ones.
-        counts += np.bincount(slab.view(f"u{dtype.itemsize}"), minlength=num_values)
-    lowest = int(np.iinfo(dtype).min)
-    ascending = np.roll(counts, -lowest)
-    present = np.flatnonzero(ascending)
-    return _Distribution((present + lowest).astype(np.float64), ascending[present])
-
-
-def _sum_up(voxels_zyx: NDArray[Any]) -> _Moments | None:
-    total: _Moments | None = None
-    for slab in _slabs(voxels_zyx):
-        values = _finite(slab)
-        if values.size:
-            mean = float(values.mean())
-            squares = float(np.square(values - mean).sum())
-            part = _Moments(values.size, float(values.min()), float(values.max()), mean, squares)
-            total = total + part if total else part
-    return total
-
-
-def _sample(voxels_zyx: NDArray[Any], *, otherwise: float) -> _Distribution:
-    # An odd step does not fall into step with axes of 2^n voxels.
-    step = -(-voxels_zyx.size // MAX_SAMPLED_VOXELS) | 1
-    values = np.sort(_finite(voxels_zyx.reshape(-1)[::step]))
-    if not values.size:
-        values = np.array([otherwise])
-    return _Distribution(values, np.ones(values.size, dtype=np.int64))
-
-
 def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
     wide = values.astype(np.float64)
     finite = np.isfinite(wide)
     return wide if finite.all() else wide[finite]
-
-
-def _slabs(voxels_zyx: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """The voxels in flat pieces of about `SLAB_VOXELS`."""
-    _, y, x = voxels_zyx.shape
-    cell = (max(1, SLAB_VOXELS // (y * x)), min(y, max(1, SLAB_VOXELS // x)), x)
-    for box in Box.from_shape(voxels_zyx.shape).split(cell):
-        yield voxels_zyx[box.slices].ravel()

@@ -8,7 +8,6 @@ a published array is stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,23 +17,28 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from obstore.exceptions import BaseError
-from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import WrapperStore
 
 from unet_batch.errors import NotFoundError, StoreError
+from unet_batch.planning.volume_info import OutsideImage
+from unet_batch.storage.complete_store import CompleteStore
+from unet_batch.storage.outside import OutsideArray
 from unet_batch.storage.paths import SHARD_PREFIX
 from unet_batch.storage.stores import open_store
 
 
 @dataclass(frozen=True)
 class StoredArray:
-    """The array at `path` of the store at `url`; indexing reads just the Chunks it needs."""
+    """The array at `path` of the store at `url`; indexing reads just the Chunks it needs.
+
+    `outside` says where the voxels (c, z, y, x) lie if not in an Archive; `url` and `path` are
+    then those of that image.
+    """
 
     url: str
     path: str
     shape: tuple[int, ...]
     dtype_name: str
+    outside: OutsideImage | None = None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -50,6 +54,8 @@ class StoredArray:
         """The selected voxels. Raises NotFoundError or StoreError that name the array."""
         where = f"{self.url}/{self.path}"
         try:
+            if self.outside is not None:
+                return OutsideArray(self.outside, self.shape, self.dtype_name).read(selection)
             return np.asarray(_opened(self.url, self.path)[selection])
         except FileNotFoundError as error:
             raise NotFoundError(
@@ -64,33 +70,20 @@ class StoredArray:
     def lazy(self, chunks: tuple[int, ...]) -> da.Array:
         """A Dask array with blocks of `chunks`; slices of it read only what they select."""
         meta = np.empty((0,) * self.ndim, dtype=self.dtype)
-        name = f"{self.url}/{self.path}"  # names the content, so that Dask need not hash it
+        # It names the content and its cuts, so that Dask need not hash it.
+        version = f"@{self.outside.version}" if self.outside else ""
+        name = f"{self.url}/{self.path}{version}/{chunks}"
         array: da.Array = da.from_array(  # type: ignore[no-untyped-call]
             self, chunks=chunks, name=name, meta=meta, asarray=False
         )
         return array
 
 
-class _CompleteStore(WrapperStore[Store]):
-    """A store in which a Shard that does not exist is an error, not zeros."""
-
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        buffer = await self._store.get(key, prototype, byte_range)
-        if buffer is None and key.rpartition("/")[2].startswith(SHARD_PREFIX):
-            raise FileNotFoundError(key)
-        return buffer
-
-    async def get_partial_values(
-        self,
-        prototype: BufferPrototype,
-        key_ranges: Iterable[tuple[str, ByteRequest | None]],
-    ) -> list[Buffer | None]:
-        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
-
-
 @lru_cache(maxsize=256)
 def _opened(url: str, path: str) -> zarr.Array[Any]:
-    store = _CompleteStore(open_store(url).zarr_store)
+    store = CompleteStore(open_store(url).zarr_store, _is_shard)
     return zarr.open_array(store=store, path=path, mode="r", zarr_format=3)
+
+
+def _is_shard(key: str) -> bool:
+    return key.rpartition("/")[2].startswith(SHARD_PREFIX)

@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
+import re
 import shutil
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import numcodecs.blosc
@@ -37,9 +39,28 @@ from zarr.storage import ObjectStore as ZarrObjectStore
 
 from unet_batch.errors import ConflictError, NotFoundError, SpecError, StoreError
 
+if TYPE_CHECKING:
+    from obstore import UpdateVersion
+
 REMOTE_SCHEMES = ("s3", "gs", "az")
+_ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "az": "AZURE_STORAGE_ENDPOINT"}
+"""Variables that name another server than the cloud's own, by scheme."""
+
+_STAGED = re.compile(r"\..+\.[0-9a-f]{32}")  # as FolderStore names temporary files
 MAX_SWAP_ATTEMPTS = 50
 """Lost races before `update` gives up: far more writers than ever share one object."""
+
+
+class ObjectFacts(NamedTuple):
+    """Bytes of an object, what changes when it is written anew, and when it was (Unix time)."""
+
+    size: int
+    version: str
+    written_at_s: float
+
+
+Facts = Mapping[str, ObjectFacts]
+"""By path."""
 
 
 class ObjectStore(ABC):
@@ -78,6 +99,15 @@ class ObjectStore(ABC):
     @abstractmethod
     def list_objects(self, prefix: str) -> list[str]:
         """Paths of all objects below the folder `prefix`, sorted; empty where it is missing."""
+
+    @abstractmethod
+    def list_facts(self, prefix: str) -> Facts:
+        """The same objects with size, version (time of a file, ETag of an object) and age."""
+
+    def list_unfinished(self, prefix: str) -> Facts:
+        """Temporary files below the folder `prefix` that a writer uses, or left when it died."""
+        del prefix
+        return {}  # a bucket shows no object before it is whole
 
     @abstractmethod
     def list_folders(self, prefix: str) -> list[str]:
@@ -190,6 +220,26 @@ class FolderStore(ObjectStore):
         return sorted(found)
 
     @override
+    def list_facts(self, prefix: str) -> Facts:
+        return {path: self._facts(path) for path in self.list_objects(prefix)}
+
+    @override
+    def list_unfinished(self, prefix: str) -> Facts:
+        root = self.root / prefix
+        paths = (path.relative_to(self.root).as_posix() for path in root.rglob(".*"))
+        found: dict[str, ObjectFacts] = {}
+        for path in paths:
+            if _STAGED.fullmatch(path.rpartition("/")[2]):
+                with suppress(NotFoundError):  # its writer has just finished
+                    found[path] = self._facts(path)
+        return found
+
+    def _facts(self, path: str) -> ObjectFacts:
+        with _folder_errors(self.root / path):
+            found = (self.root / path).stat()
+        return ObjectFacts(found.st_size, str(found.st_mtime_ns), found.st_mtime)
+
+    @override
     def list_folders(self, prefix: str) -> list[str]:
         folder = self.root / prefix
         if not folder.is_dir():
@@ -249,7 +299,7 @@ class BucketStore(ObjectStore):
     def get_versioned(self, path: str) -> tuple[bytes, str]:
         with self._errors(path):
             result = obstore.get(self._backend, path)
-            return bytes(result.bytes()), str(result.meta["e_tag"])
+            return bytes(result.bytes()), _token(result.meta["e_tag"], result.meta["version"])
 
     @override
     def put(self, path: str, content: bytes) -> None:
@@ -266,7 +316,7 @@ class BucketStore(ObjectStore):
     def compare_and_swap(self, path: str, content: bytes, version: str) -> None:
         try:
             with self._errors(path):
-                obstore.put(self._backend, path, content, mode={"e_tag": version})
+                obstore.put(self._backend, path, content, mode=_expected(version))
         except NotFoundError as error:
             raise ConflictError(f"{self.url}/{path} was removed since it was read") from error
 
@@ -284,6 +334,20 @@ class BucketStore(ObjectStore):
         with self._errors(prefix):
             pages = obstore.list(self._backend, prefix or None, chunk_size=1000)
             return sorted(str(item["path"]) for page in pages for item in page)
+
+    @override
+    def list_facts(self, prefix: str) -> Facts:
+        with self._errors(prefix):
+            pages = obstore.list(self._backend, prefix or None, chunk_size=1000)
+            items = [item for page in pages for item in page]
+        return {
+            str(item["path"]): ObjectFacts(
+                int(item["size"]),
+                str(item["e_tag"] or item["last_modified"]),
+                item["last_modified"].timestamp(),
+            )
+            for item in items
+        }
 
     @override
     def list_folders(self, prefix: str) -> list[str]:
@@ -358,7 +422,9 @@ def open_store(url: str | Path) -> ObjectStore:
 
     A process holds one store for each address; `memory://name` lives as long as the process.
     """
-    return _open_store(normalize_url(url), os.environ.get("AWS_ENDPOINT_URL", ""))
+    url = normalize_url(url)
+    variable = _ENDPOINTS.get(url.partition("://")[0], "")
+    return _open_store(url, os.environ.get(variable, ""))
 
 
 @lru_cache(maxsize=64)
@@ -367,7 +433,7 @@ def _open_store(url: str, endpoint: str) -> ObjectStore:
         return FolderStore(url, Path(url))
     if url.startswith("memory://"):
         return BucketStore(url, MemoryStore())
-    allow_http = endpoint.startswith("http://") and url.startswith("s3://")
+    allow_http = endpoint.startswith("http://")
     try:
         backend = from_url(url, client_options={"allow_http": True} if allow_http else None)
     except (obstore_errors.BaseError, ValueError) as error:
@@ -383,6 +449,17 @@ def limit_zarr_threads(num_threads: int = 1) -> None:
     """
     zarr.config.set({"async.concurrency": num_threads, "threading.max_workers": num_threads})
     numcodecs.blosc.set_nthreads(num_threads)
+
+
+def _token(e_tag: str | None, version: str | None) -> str:
+    """What names one state of an object: S3 and Azure compare the ETag, GCS the generation."""
+    known = {"e_tag": e_tag, "version": version}
+    return json.dumps({key: value for key, value in known.items() if value is not None})
+
+
+def _expected(token: str) -> UpdateVersion:
+    found: UpdateVersion = json.loads(token)
+    return found
 
 
 def _content_version(content: bytes) -> str:

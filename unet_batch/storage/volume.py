@@ -20,6 +20,7 @@ from unet_batch.planning.volume_info import Json, LabelClass, VolumeInfo
 from unet_batch.storage import ome_zarr, paths
 from unet_batch.storage.labels_writer import LabelsWriter
 from unet_batch.storage.layout import Shape3
+from unet_batch.storage.probabilities import DTYPE, array_path, probabilities_path
 from unet_batch.storage.record import classes_from_json, classes_to_json, info_from_json
 from unet_batch.storage.stored_array import StoredArray
 from unet_batch.storage.stores import ObjectStore, open_store
@@ -44,6 +45,7 @@ class Labels:
     classes: what the voxel values mean.
     provenance: what made the mask, as its writer told.
     key: generation of the mask.
+    probability_names: classes whose probabilities were kept, one a channel; mostly none.
     """
 
     archive_url: str
@@ -55,6 +57,7 @@ class Labels:
     shard_zyx: Shape3
     classes: tuple[LabelClass, ...]
     provenance: Mapping[str, Json]
+    probability_names: tuple[str, ...] = ()
 
     @property
     def array(self) -> da.Array:
@@ -64,8 +67,20 @@ class Labels:
     @property
     def stored(self) -> StoredArray:
         """The same voxels; indexing it reads at once, without Dask."""
-        path = f"{paths.labels_path(self.volume_id, self.name)}/{self.key}"
-        return StoredArray(self.archive_url, path, self.shape_zyx, self.dtype)
+        return StoredArray(self.archive_url, self._path, self.shape_zyx, self.dtype)
+
+    @property
+    def probabilities(self) -> da.Array | None:
+        """round(255 p) of each of `probability_names`, lazy, uint8 (c, z, y, x), if kept."""
+        if not self.probability_names:
+            return None
+        path = array_path(probabilities_path(self._path))
+        shape = (len(self.probability_names), *self.shape_zyx)
+        return StoredArray(self.archive_url, path, shape, DTYPE).lazy((1, *self.shard_zyx))
+
+    @property
+    def _path(self) -> str:
+        return f"{paths.labels_path(self.volume_id, self.name)}/{self.key}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +112,22 @@ class LabelsByName(Mapping[str, Labels]):
             shape, shard = tuple(own["shape_zyx"]), tuple(own["shard_zyx"])
             key, dtype, provenance = str(own["key"]), str(own["dtype"]), dict(own["provenance"])
             classes = classes_from_json(own["classes"], where)
+            probabilities = tuple(map(str, own.get("probabilities", ())))
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(
                 f"{where}: not a complete description of Labels ({error!r}); make them again"
             ) from error
         return Labels(
-            self.archive_url, self.volume_id, name, key, shape, dtype, shard, classes, provenance
+            self.archive_url,
+            self.volume_id,
+            name,
+            key,
+            shape,
+            dtype,
+            shard,
+            classes,
+            provenance,
+            probabilities,
         )
 
 
@@ -123,13 +148,19 @@ class Volume:
 
     @property
     def image(self) -> da.Array:
-        """The voxels, lazy, axes (c, z, y, x), one block a Shard of one channel."""
-        return self.stored.lazy((1, *self.info.shard_zyx))
+        """The voxels, lazy, axes (c, z, y, x), one block a Shard of one channel.
+
+        Of a Volume taken in place a block is about as large, of whole chunks of its image.
+        """
+        outside = self.info.outside
+        return self.stored.lazy(outside.block_czyx if outside else (1, *self.info.shard_zyx))
 
     @property
     def stored(self) -> StoredArray:
         """The same voxels; indexing it reads at once, without Dask."""
-        info = self.info
+        info, outside = self.info, self.info.outside
+        if outside is not None:
+            return StoredArray(outside.url, outside.path, info.shape_czyx, info.dtype, outside)
         path = f"{paths.volume_path(info.id)}/{paths.voxels_name(info.content_hash)}"
         return StoredArray(self.archive_url, path, info.shape_czyx, info.dtype)
 

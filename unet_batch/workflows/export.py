@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_batch.errors import SpecError, UnetBatchError, UnreadableScanError
+from unet_batch.errors import NotFoundError, SpecError, UnetBatchError, UnreadableScanError
 from unet_batch.formats.dicom_file import is_dicom
 from unet_batch.formats.dicom_seg_writer import write_dicom_seg
 from unet_batch.formats.itk import write_nrrd
@@ -68,7 +68,7 @@ def export(spec: ExportSpec, *, listen: Listener = ignore) -> ExportSummary:
     archive = open_archive(spec.archive)
     rows = archive.select(spec.volumes, spec.where)
     out = _folder(spec.out)
-    listen(JobStarted("export", "export", "", num_volumes=len(rows)))
+    listen(JobStarted("export", "export", "", len(rows), dataset=archive.name))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         work = partial(_export_one, archive, out, spec)
         events: list[VolumeFinished] = []
@@ -113,6 +113,8 @@ def _export_one(
             return VolumeFinished(volume_id, "skipped", reason), []
         voxels = _voxels(volume, spec.labels)
         _write(out, spec, volume, voxels)
+        if spec.labels is not None and spec.probabilities:
+            _write_probabilities(out, volume, spec.labels)
         classes = volume.labels[spec.labels].classes if spec.labels is not None else ()
     except (UnetBatchError, OSError) as error:
         reason = f"{type(error).__name__}: {error}"
@@ -132,6 +134,19 @@ def _write(out: Path, spec: ExportSpec, volume: Volume, voxels: NDArray[Any]) ->
         write_dicom_seg(path, mask, name=volume.id, kind=spec.seg_type, series=series)
     else:
         write_nifti(path, voxels, volume.affine, metadata=volume.metadata)
+
+
+def _write_probabilities(out: Path, volume: Volume, labels: str) -> None:
+    """The probabilities that came with Labels, one class after another along the 4th axis."""
+    lazy: Any = volume.labels[labels].probabilities
+    if lazy is None:
+        raise NotFoundError(
+            f"Labels {labels!r} of {volume.id} came without probabilities; segment with"
+            " inference.probabilities=true"
+        )
+    voxels = lazy.compute(scheduler="synchronous")
+    path = out / f"{volume.id}.probabilities.nii.gz"
+    write_nifti(path, voxels, volume.affine, metadata=volume.metadata)
 
 
 def _series_of(volume_id: str, pattern: str | None) -> tuple[Path, ...]:

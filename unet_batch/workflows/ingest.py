@@ -5,7 +5,8 @@ quarantined with its reason and the others go on. Everything is idempotent: a se
 of the same files finds the same content and changes nothing.
 
 No path, name or free text of a file reaches the Archive but the Volume's id, which is made
-of folder and file names, less what a DICOM header says of the patient (`formats.deidentify`).
+of folder and file names, less what a DICOM header says of the patient (`formats.deidentify`),
+and the address of an OME-Zarr image that is taken in place.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dask.delayed import Delayed
 
 from unet_batch.errors import StoreError
 from unet_batch.formats.deidentify import scrub_texts
-from unet_batch.formats.discovery import ScanSource, discover
+from unet_batch.formats.discovery import Discovery, ScanSource, discover
 from unet_batch.formats.labels import MaskRules
 from unet_batch.formats.readers import ReadOptions
 from unet_batch.monitoring.events import (
@@ -34,6 +35,8 @@ from unet_batch.monitoring.events import (
 from unet_batch.planning.specs.ingest import IngestSpec
 from unet_batch.planning.volume_info import VolumeInfo
 from unet_batch.storage.archive import Archive, open_archive
+from unet_batch.storage.outside import find_images
+from unet_batch.storage.stores import normalize_url
 from unet_batch.workflows.dask_window import (
     Finished,
     compute_in_window,
@@ -87,15 +90,9 @@ def ingest(spec: IngestSpec, *, listen: Listener = ignore) -> IngestSummary:
     """
     require_ray()
     started = time.monotonic()
-    found = discover(
-        spec.sources,
-        truth=spec.truth,
-        channels=spec.channels,
-        exclude=spec.exclude,
-        options=_read_options(spec),
-    )
+    found = _discover(spec)
     archive = open_archive(spec.archive, create=True)
-    listen(JobStarted("ingest", "ingest", "", num_volumes=len(found.scans)))
+    listen(JobStarted("ingest", "ingest", "", len(found.scans), dataset=archive.name))
     tally = _Tally()
     rules = _rules(spec, archive)
     window = spec.window or default_window()
@@ -119,6 +116,18 @@ def ingest(spec: IngestSpec, *, listen: Listener = ignore) -> IngestSummary:
     return _summary(archive, tally, notes, time.monotonic() - started)
 
 
+def _discover(spec: IngestSpec) -> Discovery:
+    sources = [normalize_url(source) if "://" in source else source for source in spec.sources]
+    return discover(
+        [source for source in sources if "://" not in source],
+        truth=spec.truth,
+        channels=spec.channels,
+        exclude=spec.exclude,
+        options=_read_options(spec),
+        images={source: find_images(source) for source in sources if "://" in source},
+    )
+
+
 def _rules(spec: IngestSpec, archive: Archive) -> IngestRules:
     return IngestRules(
         archive.url,
@@ -126,6 +135,8 @@ def _rules(spec: IngestSpec, archive: Archive) -> IngestRules:
         archive.pseudonyms(),
         has_hashed_ids=spec.ids == "hashed",
         keeps_identifiers=spec.keep_identifiers,
+        copies_ome_zarr=spec.copy_ome_zarr,
+        builds_pyramids=spec.pyramids,
     )
 
 

@@ -23,9 +23,17 @@ from unet_batch.formats.deidentify import (
     without_places,
 )
 from unet_batch.formats.discovery import ScanSource, safe_name
+from unet_batch.formats.scan import Scan
 from unet_batch.planning.volume_info import Json, VolumeInfo
-from unet_batch.storage.archive import Archive, open_archive
+from unet_batch.storage.archive import Archive, check_storable, content_of_any, open_archive
+from unet_batch.storage.outside import copy_outside, describe_outside
+from unet_batch.storage.pyramid import build_pyramids
+from unet_batch.storage.stores import limit_zarr_threads
 
+_PERSONAL_ADDRESS = (
+    "the address of its image, which the Archive keeps, seems to hold a date or a name: copy it "
+    "(`copy_ome_zarr`), or rename its folders"
+)
 _PERSONAL_NAME = "its id seems to hold a date or a name, from the file name: see `ids: hashed`"
 
 
@@ -38,6 +46,8 @@ class IngestRules:
     pseudonyms: Pseudonyms
     has_hashed_ids: bool = False
     keeps_identifiers: bool = False
+    copies_ome_zarr: bool = False
+    builds_pyramids: bool = False
 
     def volume_id(self, source: ScanSource, identity: Identity | None) -> str:
         """The id: the files' name without what identifies, or a pseudonym of it.
@@ -55,6 +65,7 @@ class IngestRules:
         if self.keeps_identifiers:
             return text
         text = without_places(text, source.paths, name)
+        text = text.replace(source.url, name) if source.url else text
         text = without_places(text, tuple(source.truth.values()), f"mask of {name}")
         return scrub(text.replace(source.name, name), [identity or Identity()], self.pseudonyms)
 
@@ -78,6 +89,7 @@ def ingest_scan(source: ScanSource, rules: IngestRules) -> ScanOutcome:
 
     Safe to run twice. Raises StoreError where the Archive itself fails.
     """
+    limit_zarr_threads()  # as many scans as CPUs are worked on at once
     identity = identity_of(source.paths, is_dicom=source.kind in ("dicom", "zip"))
     name = rules.volume_id(source, identity)
     known = identity or Identity()
@@ -91,9 +103,11 @@ def ingest_scan(source: ScanSource, rules: IngestRules) -> ScanOutcome:
 
 def _ingest(source: ScanSource, rules: IngestRules, identity: Identity) -> ScanOutcome:
     started = time.monotonic()
-    scan = source.read()
+    scan = _read(source, rules)
     masks = source.read_truth(scan, rules.class_names)
-    odd = [*odd_claims(identity.claims, where=source.name), *odd_about(scan)]
+    check_storable(scan)
+    content = content_of_any(scan)
+    odd = [*odd_claims(identity.claims, where=source.name), *odd_about(scan, content.statistics)]
     odd += [text for mask in masks.values() for text in mask.warnings]
     if source.kind != "dicom" and not rules.has_hashed_ids and looks_personal(source.name):
         odd.append(_PERSONAL_NAME)
@@ -102,15 +116,19 @@ def _ingest(source: ScanSource, rules: IngestRules, identity: Identity) -> ScanO
     else:
         scan = deidentified(scan, identity, rules.pseudonyms)
     odd = [rules.clean(text, source, source.name, identity) for text in odd]
+    if scan.outside and not rules.keeps_identifiers and looks_personal(scan.outside.url):
+        odd.append(_PERSONAL_ADDRESS)
     read = time.monotonic()
     archive = open_archive(rules.archive_url)
     before = _generation(archive, scan.name)
-    provenance: dict[str, Json] = {"format": source.kind, "num_files": len(source.paths)}
-    archive.write_scan(scan, source=provenance, warnings=odd, list_it=False)
+    provenance: dict[str, Json] = {"format": source.kind, "num_files": max(1, len(source.paths))}
+    archive.write_scan(scan, source=provenance, warnings=odd, content=content, list_it=False)
     for labels, mask in masks.items():
         texts = [rules.clean(text, source, source.name, identity) for text in mask.warnings]
         truth: dict[str, Json] = {"kind": "truth", "warnings": [*texts]}
         archive[scan.name].write_labels(labels, mask, provenance=truth)
+    if rules.builds_pyramids:
+        build_pyramids(archive[scan.name])
     return ScanOutcome(
         scan.name,
         info=archive.info(scan.name),
@@ -121,8 +139,22 @@ def _ingest(source: ScanSource, rules: IngestRules, identity: Identity) -> ScanO
     )
 
 
-def _generation(archive: Archive, volume_id: str) -> dict[str, str] | None:
-    """The keys of all Labels of a Volume, by name; None where there is no such Volume."""
+def _read(source: ScanSource, rules: IngestRules) -> Scan:
+    """The Scan; of an OME-Zarr image that is taken in place, without its voxels."""
+    if source.image is None:
+        return source.read()
+    if rules.copies_ome_zarr:
+        return copy_outside(source.image, name=source.name)
+    return describe_outside(source.image, name=source.name)
+
+
+def _generation(archive: Archive, volume_id: str) -> tuple[object, ...] | None:
+    """What tells whether an ingest changed anything of a Volume; None where there is none.
+
+    The place of its voxels, and the keys of all its Labels by name.
+    """
     if volume_id not in archive:
         return None
-    return {name: labels.key for name, labels in archive[volume_id].labels.items()}
+    volume = archive[volume_id]
+    keys = {name: labels.key for name, labels in volume.labels.items()}
+    return volume.info.outside, keys
