@@ -11,7 +11,9 @@
     │   └── VoxelError              NaN, inf, or values that no rule of the Spec allows
     ├── BundleError             a model that cannot be loaded or does not fit the scan
     ├── MemoryBudgetError       the work cannot fit the declared budget
+    ├── DeviceMemoryError       a device, or its host, had less memory than was predicted
     ├── ReplicaError            a Replica failed in a way that retrying will not mend
+    ├── ClusterError            Kubernetes refused what was asked, or does not answer
     └── QuarantineError         the Job ended, but not every Volume was done
 
 A message says what failed, where, what was expected, what was found, and what to do.
@@ -64,8 +66,16 @@ class MemoryBudgetError(UnetBatchError):
     """The work cannot be cut small enough for the declared memory budget."""
 
 
+class DeviceMemoryError(UnetBatchError):
+    """A device or its host ran out of memory, though the work fits the declared budget."""
+
+
 class ReplicaError(UnetBatchError):
     """A Replica failed in a way that retrying will not mend."""
+
+
+class ClusterError(UnetBatchError):
+    """A Kubernetes cluster refused what was asked of it, or does not answer."""
 
 
 class QuarantineError(UnetBatchError):

@@ -11,8 +11,8 @@ from monai.inferers import SlidingWindowInferer
 
 from unet_batch.errors import BundleError
 from unet_batch.inference.engine import Frame, TorchEngine
+from unet_batch.inference.head import Head, class_indices
 from unet_batch.inference.predictor import BlockOrder, BlockResult, Predictor
-from unet_batch.inference.sums import class_indices
 from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.planning.volume_info import ChannelStatistics
 from unet_batch.tiling.blocks import Block, BlockLayout
@@ -45,7 +45,7 @@ def predictor(
     return Predictor(
         engine,
         intensity=IntensitySpec(mode="zscore"),
-        class_values=range(classes),
+        head=Head(tuple(range(classes))),
         importance=importance,
         batch_size=batch_size,
     )
@@ -110,7 +110,8 @@ def cases(draw: st.DrawFn) -> tuple[BlockLayout, int, int, float, Importance]:
     groups = tuple(
         tuple(sorted({0, *draw(st.lists(st.integers(0, n - 1), max_size=1))})) for n in grid.counts
     )
-    layout = BlockLayout(grid, draw(st.integers(0, 2)), groups, draw(st.integers(1, 3)))
+    again = tuple(tuple(k for k in starts if k and draw(st.booleans())) for starts in groups)
+    layout = BlockLayout(grid, draw(st.integers(0, 2)), groups, draw(st.integers(1, 3)), again)
     channels, classes = draw(st.sampled_from([1, 4])), draw(st.sampled_from([2, 5, 61]))
     return layout, channels, classes, overlap, draw(st.sampled_from(["gaussian", "constant"]))
 
@@ -130,7 +131,7 @@ def test_labels_equal_monai_on_the_whole_volume_for_any_blocks(
     results = run(one, layout, image)
     labels = stitched(layout, results)
     assert_same_labels(labels, monai_logits(net, image, roi, overlap, importance))
-    assert sum(result.num_tiles for result in results.values()) == layout.grid.num_tiles
+    assert sum(result.num_tiles for result in results.values()) == layout.num_tiles
 
 
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5])
@@ -207,7 +208,7 @@ def test_small_volumes_share_batches_and_keep_their_own_labels() -> None:
     for image, result in zip(
         images, one.predict(orders, [[piece(box, i)] for i in images]), strict=True
     ):
-        assert_same_labels(result.cells[0], monai_logits(net, image, (8, 8, 8), 0.5))
+        assert_same_labels(result.cells[0][0], monai_logits(net, image, (8, 8, 8), 0.5))
 
 
 def test_raw_pieces_are_normalised_and_put_together() -> None:
@@ -222,7 +223,7 @@ def test_raw_pieces_are_normalised_and_put_together() -> None:
     pieces = [(b, raw[b.slices]) for b in Box.from_shape(raw.shape).split((1, 5, 12, 7))]
     one = predictor(net, channels=2, classes=3, roi=(8, 8, 8))
     (result,) = one.predict([BlockOrder("v", layout, block, statistics)], [pieces])
-    assert_same_labels(result.cells[0], monai_logits(net, image, (8, 8, 8), 0.5))
+    assert_same_labels(result.cells[0][0], monai_logits(net, image, (8, 8, 8), 0.5))
 
 
 def test_nan_logits_fail_their_own_volume_only() -> None:
@@ -239,7 +240,7 @@ def test_nan_logits_fail_their_own_volume_only() -> None:
     bad, fine = one.predict(orders, [[piece(box, good)], [piece(box, good)]])
     assert "NaN or infinite" in bad.failure
     assert not bad.cells
-    assert fine.cells[0].shape == (8, 8, 8)
+    assert fine.cells[0].shape == (1, 8, 8, 8)
 
 
 def test_a_network_of_another_output_shape_is_named() -> None:

@@ -7,9 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from safetensors.torch import load_file
 
 from unet_batch.errors import BundleError
-from unet_batch.models.bundle import CONFIG, WEIGHTS, Bundle, BundleConfig, load_bundle, save_bundle
+from unet_batch.models.bundle import (
+    CONFIG,
+    WEIGHTS,
+    Bundle,
+    BundleConfig,
+    load_bundle,
+    require_alike,
+    save_bundle,
+)
+from unet_batch.planning.specs.grid import GridSpec
 from unet_batch.planning.volume_info import LabelClass
 
 
@@ -41,6 +51,17 @@ def test_a_loaded_bundle_predicts_as_the_network_that_was_saved(tmp_path: Path) 
     loaded, tile = load_bundle(tmp_path).network(), torch.randn(1, 2, 8, 8, 8)
     assert torch.equal(loaded(tile), network(tile))
     assert not loaded.training
+
+
+def test_tensors_under_two_names_are_stored_once_and_loaded_under_both(tmp_path: Path) -> None:
+    """DynUNet's blocks are in its skip layers as well."""
+    wanted = config(network_name="dynunet", network_arguments={"filters": [4, 8, 8]})
+    state = wanted.build_network().state_dict()
+    bundle = save_bundle(tmp_path, wanted, state)
+    assert len(load_file(tmp_path / WEIGHTS)) < len(state)
+    loaded = bundle.network().state_dict()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
 
 
 def test_a_bundle_travels_by_pickle(tmp_path: Path) -> None:
@@ -126,3 +147,19 @@ def test_weights_of_another_network_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="weights are not those"):
         save_bundle(tmp_path, config(), other)
     assert not (tmp_path / CONFIG).exists()
+
+
+def test_a_bundle_keeps_the_grid_its_network_wants(tmp_path: Path) -> None:
+    grid = GridSpec(spacing_mm=(1.5, None, 1.5), orientation="RAS")
+    wants = config(grid=grid)
+    save_bundle(tmp_path, wants, wants.build_network().state_dict())
+    assert load_bundle(tmp_path).grid == grid
+    with pytest.raises(ValueError, match="must be in millimetres"):
+        config(grid=GridSpec(spacing_mm="median"))
+
+
+def test_members_that_want_different_grids_are_no_ensemble(tmp_path: Path) -> None:
+    finer = config(grid=GridSpec(spacing_mm=(1, 1, 1)))
+    other = save_bundle(tmp_path / "finer", finer, finer.build_network().state_dict())
+    with pytest.raises(BundleError, match="their grid differ"):
+        require_alike([saved(tmp_path / "own"), other])

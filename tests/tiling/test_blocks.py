@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from unet_batch.tiling.blocks import Block, BlockLayout
 from unet_batch.tiling.box import Box
 from unet_batch.tiling.grid import TileGrid, indices
+from unet_batch.tiling.grid_map import AxisTurn, GridMap
 
 
 @st.composite
@@ -21,7 +22,11 @@ def layouts(draw: st.DrawFn) -> BlockLayout:
         tuple(sorted({0, *draw(st.lists(st.integers(0, count - 1), max_size=2))}))
         for count in grid.counts
     )
-    return BlockLayout(grid, draw(st.integers(0, dims - 1)), groups, draw(st.integers(1, 4)))
+    recomputed = tuple(
+        tuple(first for first in starts if first and draw(st.booleans())) for starts in groups
+    )
+    axis, layers = draw(st.integers(0, dims - 1)), draw(st.integers(1, 4))
+    return BlockLayout(grid, axis, groups, layers, recomputed)
 
 
 def all_blocks(layout: BlockLayout) -> list[Block]:
@@ -29,11 +34,36 @@ def all_blocks(layout: BlockLayout) -> list[Block]:
 
 
 @given(layouts())
-def test_every_tile_belongs_to_one_block(layout: BlockLayout) -> None:
+def test_every_tile_is_in_a_block_and_more_than_once_only_where_it_is_recomputed(
+    layout: BlockLayout,
+) -> None:
     counts = Counter(index for block in all_blocks(layout) for index in indices(block.tiles))
-    assert set(counts.values()) == {1}
     assert len(counts) == layout.grid.num_tiles
+    assert counts.total() == layout.num_tiles
+    assert any(layout.recomputed) or set(counts.values()) == {1}
     assert len(all_blocks(layout)) == layout.num_blocks
+
+
+@given(layouts())
+@settings(max_examples=50)
+def test_the_contributors_of_a_voxel_predict_each_of_its_tiles_once(layout: BlockLayout) -> None:
+    grid, whole = layout.grid, Box.from_shape(layout.grid.shape)
+    expected, found = np.zeros(grid.shape, int), np.zeros(grid.shape, int)
+    for index in indices(Box.from_shape(grid.counts)):
+        expected[(grid.tile(index) & whole).slices] += 1
+    for tiles, extent in zip(layout.sweeps, layout.extents, strict=True):
+        for index in indices(tiles):
+            found[(grid.tile(index) & extent).slices] += 1
+    np.testing.assert_array_equal(found, expected)
+
+
+@given(layouts())
+def test_nothing_crosses_a_recomputed_cut(layout: BlockLayout) -> None:
+    for axis, cuts in enumerate(layout.recomputed):
+        for cut in cuts:
+            voxel = layout.grid.starts[axis][cut]
+            for extent in layout.extents:
+                assert extent.stop[axis] <= voxel or extent.start[axis] >= voxel
 
 
 @given(layouts())
@@ -54,9 +84,9 @@ def test_each_contributor_hands_out_each_cell_once_and_cells_cover_the_volume(
 def test_a_cell_names_exactly_the_sweeps_with_a_tile_on_it(layout: BlockLayout) -> None:
     grid, whole = layout.grid, Box.from_shape(layout.grid.shape)
     touched = {number: np.zeros(grid.shape, bool) for number in range(len(layout.sweeps))}
-    for number, tiles in enumerate(layout.sweeps):
+    for number, (tiles, extent) in enumerate(zip(layout.sweeps, layout.extents, strict=True)):
         for index in indices(tiles):
-            touched[number][(grid.tile(index) & whole).slices] = True
+            touched[number][(grid.tile(index) & whole & extent).slices] = True
     for block in all_blocks(layout):
         for cell in layout.cells(block):
             for number, mask in touched.items():
@@ -93,3 +123,64 @@ def test_the_whole_layout_is_one_block_of_one_cell() -> None:
     layout = BlockLayout.whole(TileGrid.of((30, 20), (8, 8), 0.5))
     (block,) = layout.blocks(0)
     assert [cell.box for cell in layout.cells(block)] == [Box((0, 0), (30, 20))]
+
+
+@st.composite
+def resampled_layouts(draw: st.DrawFn) -> tuple[BlockLayout, GridMap]:
+    axes, flips = draw(st.permutations(range(3))), draw(st.tuples(*[st.booleans()] * 3))
+    wanted = draw(st.tuples(*[st.sampled_from([None, 0.4, 0.75, 1.3, 2.7])] * 3))
+    grid_map = GridMap.of(
+        draw(st.tuples(*[st.integers(1, 12)] * 3)),
+        (1.0, 1.0, 1.0),
+        wanted_mm=wanted,
+        turns=[AxisTurn(axis, flip) for axis, flip in zip(axes, flips, strict=True)],
+    )
+    roi = draw(st.tuples(*[st.integers(2, 6)] * 3))
+    grid = TileGrid.of(grid_map.model_shape, roi, draw(st.sampled_from([0, 0.25, 0.5])))
+    groups = tuple(
+        tuple(sorted({0, *draw(st.lists(st.integers(0, count - 1), max_size=2))}))
+        for count in grid.counts
+    )
+    cuts = tuple(starts[1:] for starts in groups)
+    axis, layers = draw(st.integers(0, 2)), draw(st.integers(1, 3))
+    return BlockLayout(grid, axis, groups, layers, cuts, grid_map), grid_map
+
+
+@given(resampled_layouts())
+def test_on_another_grid_every_scan_voxel_is_finished_once(
+    case: tuple[BlockLayout, GridMap],
+) -> None:
+    layout, grid_map = case
+    cover = np.zeros([grid_map.axes[axis].scan_size for axis in grid_map.model_axes], int)
+    for block in all_blocks(layout):
+        for cell in layout.cells(block):
+            assert not cell.is_seam
+            cover[cell.box.slices] += 1
+    assert (cover == 1).all()
+
+
+@given(resampled_layouts())
+@settings(max_examples=60)
+def test_on_another_grid_a_sweep_holds_all_planes_that_a_cell_is_interpolated_from(
+    case: tuple[BlockLayout, GridMap],
+) -> None:
+    """Every tile on those planes is its own, lands before, and reads the voxels fetched."""
+    layout, grid_map = case
+    grid, axis, whole = layout.grid, layout.axis, Box.from_shape(layout.grid.counts)
+    for block in all_blocks(layout):
+        landed = {
+            index
+            for earlier in layout.blocks(block.sweep)[: block.number + 1]
+            for index in indices(earlier.tiles)
+        }
+        again = {*indices(layout.rebuild_tiles(block)), *indices(block.tiles)}
+        for cell in layout.cells(block):
+            needed = grid_map.model_box(cell.box)
+            assert needed in layout.extents[block.sweep]
+            first = layout.finished_region(block).start[axis]
+            assert needed.start[axis] >= first - layout.planes_kept
+            on_them = {index for index in indices(whole) if grid.tile(index) & needed}
+            assert on_them <= landed
+            assert on_them <= again or block.number == 0
+        read = layout.read_box(block, rebuild=True)
+        assert grid_map.scan_box(layout.input_box(block, rebuild=True)) == read

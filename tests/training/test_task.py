@@ -7,6 +7,7 @@ import pytest
 
 from unet_batch.errors import SpecError
 from unet_batch.formats.scan import Mask, Scan
+from unet_batch.planning.specs.grid import GridSpec
 from unet_batch.planning.specs.train import TrainSpec
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive
@@ -70,3 +71,22 @@ def test_a_roi_that_the_network_cannot_halve_says_which_can(
 ) -> None:
     with pytest.raises(SpecError, match=r"\[48, 48, 64\]"):
         plan(cubes(1), roi=(40, 48, 50))
+
+
+SAGITTAL = np.array([[3.0, 0, 0, 0], [0, 0, -1, 0], [0, 2, 0, 0], [0, 0, 0, 1]])  # z R, y S, x P
+
+
+def test_a_median_spacing_is_that_of_the_oriented_volumes(cubes: Callable[..., Archive]) -> None:
+    archive = cubes(4, affine=SAGITTAL)
+    task = plan(archive, grid={"spacing_mm": "median", "orientation": "LPS"})
+    assert task.grid == GridSpec(spacing_mm=(2, 1, 3), orientation="LPS")
+    assert task.spacing_mm == (2, 1, 3)
+    planar = {"name": "residual_unet", "spatial_dims": 2}
+    flat = plan(archive, grid={"spacing_mm": "median"}, network=planar, roi=(64, 64))
+    assert flat.grid == GridSpec(spacing_mm=(None, 2, 1))
+
+
+def test_the_spacing_of_training_is_that_of_the_grid(cubes: Callable[..., Archive]) -> None:
+    task = plan(cubes(4, affine=SAGITTAL), grid={"spacing_mm": (1.5, None, 0.75)})
+    assert task.grid == GridSpec(spacing_mm=(1.5, None, 0.75))
+    assert task.spacing_mm == pytest.approx((1.5, 2, 0.75))

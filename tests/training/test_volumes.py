@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
+from monai.transforms import Orientation, Spacing
 
 from unet_batch.errors import SpecError
+from unet_batch.models.intensity import Normalizer
+from unet_batch.planning.specs.grid import OWN_GRID, GridSpec
 from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive
@@ -18,7 +23,10 @@ REGION = Box((2, 3, 4), (10, 15, 12))
 
 
 def opened(
-    archive: Archive, max_bytes: int, classes: tuple[LabelClass, ...] = CLASSES
+    archive: Archive,
+    max_bytes: int,
+    classes: tuple[LabelClass, ...] = CLASSES,
+    grid: GridSpec = OWN_GRID,
 ) -> list[TrainingVolume]:
     return open_training_volumes(
         archive,
@@ -27,6 +35,7 @@ def opened(
         classes=classes,
         intensity=IntensitySpec(),
         budget=MemoryBudget(max_bytes),
+        grid=grid,
     )
 
 
@@ -78,3 +87,50 @@ def test_a_volume_without_foreground_has_none_to_draw(cubes: Callable[..., Archi
     only_background = (LabelClass(0, "background"), LabelClass(7, "absent"))
     (volume,) = opened(archive, 2**20, only_background)
     assert volume.draw_foreground(np.random.default_rng(0)) is None
+
+
+SAGITTAL = np.array([[3.0, 0, 0, 5], [0, 0, -1, 7], [0, 1, 0, 2], [0, 0, 0, 1]])  # z R, y S, x P
+FINER = GridSpec(spacing_mm=(1.5, None, 1.5), orientation="LPS")
+
+
+def test_regions_of_another_grid_are_monais(cubes: Callable[..., Archive]) -> None:
+    archive = cubes(1, affine=SAGITTAL)
+    (volume,) = opened(archive, 0, grid=FINER)
+    assert (volume.shape_zyx, volume.spacing_mm) == ((14, 16, 23), (1.5, 1.0, 1.5))
+    info = archive["cube_0"].info
+    raw = torch.from_numpy(archive["cube_0"].image.compute())
+    normal = Normalizer.fit(IntensitySpec(), info.statistics).apply(raw)
+    mask = archive["cube_0"].labels["truth"].array.compute()[None] // 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        turned = Orientation("SPL")(MetaTensor(normal, affine=SAGITTAL))
+        theirs = Spacing((1.5, -1, 1.5))(turned)
+        turned = Orientation("SPL")(MetaTensor(mask.astype(np.float32), affine=SAGITTAL))
+        truth_theirs = Spacing((1.5, -1, 1.5), mode="nearest")(turned)[0]
+    image, truth = volume.read(REGION)
+    np.testing.assert_allclose(image, theirs[:, *REGION.slices], atol=1e-5)
+    assert (truth.numpy() == np.asarray(truth_theirs[REGION.slices])).mean() > 0.98
+
+
+def test_foreground_of_another_grid_is_near_the_labelled_voxels(
+    cubes: Callable[..., Archive],
+) -> None:
+    (volume,) = opened(cubes(1, affine=SAGITTAL), 2**20, grid=FINER)
+    _, truth = volume.read(Box.from_shape(volume.shape_zyx))
+    rng = np.random.default_rng(0)
+    drawn = [volume.draw_foreground(rng) for _ in range(50)]
+    hits = [int(truth[tuple(one)]) for one in drawn if one is not None]
+    assert len(hits) == 50
+    assert np.mean(hits) > 0.8
+
+
+def test_logits_of_another_grid_are_classified_on_the_scans_own(
+    cubes: Callable[..., Archive],
+) -> None:
+    (volume,) = opened(cubes(1, affine=SAGITTAL), 2**20, grid=FINER)
+    _, truth = volume.read(Box.from_shape(volume.shape_zyx))
+    logits = torch.stack([0.5 - truth.float(), truth.float() - 0.5])
+    ours, own = volume.classify(logits), volume.read_truth()
+    assert ours.shape == own.shape == (12, 20, 16)
+    both = (ours & own).sum()
+    assert 2 * both / (ours.sum() + own.sum()) > 0.9

@@ -18,6 +18,7 @@ import PIL.Image
 import pydicom
 import SimpleITK
 import tifffile
+import zarr
 
 from unet_batch.formats.deidentify import Pseudonyms
 from unet_batch.formats.dicom import write_dicom_series
@@ -36,6 +37,7 @@ def main(source: Path, archive_url: str) -> None:
     """Write the mutants, ingest them, print what became of them as JSON."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     num_files = sum(1 for _ in make_mutants(source)) + make_hostile(source)
+    num_files += sum(1 for _ in make_zarr_mutants(source))
     before = {path: os.lstat(path).st_mtime_ns for path in source.rglob("*")}
     archive = open_archive(archive_url, create=True)
     rules = IngestRules(archive.url, {}, Pseudonyms(b"k" * 32), keeps_identifiers=True)
@@ -83,6 +85,46 @@ def make_mutants(source: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True)
             path.write_bytes(gzip.compress(mutant, 1) if suffix == ".nii.gz" else mutant)
             yield path
+
+
+def make_zarr_mutants(source: Path) -> Iterator[Path]:
+    """OME-Zarr images of 0.4 and 0.5, one file of each mutated; ingest takes them in place."""
+    for zarr_format in (2, 3):
+        for k in range(PER_FORMAT):
+            random = np.random.default_rng(k)
+            image = write_ome_zarr(source / f"zarr{zarr_format}{k:02d}x" / "a.zarr", zarr_format)
+            files = sorted(path for path in image.rglob("*") if path.is_file())
+            chosen = files[int(random.integers(len(files)))]
+            ways = (*GENERAL, absurd_json)
+            chosen.write_bytes(ways[k % len(ways)](chosen.read_bytes(), random))
+            yield image
+
+
+def write_ome_zarr(path: Path, zarr_format: int) -> Path:
+    """A good image of two channels in four chunks."""
+    group = zarr.open_group(str(path), mode="w", zarr_format=zarr_format)  # type: ignore[arg-type]
+    voxels = np.arange(2 * 6 * 8 * 8, dtype=np.int16).reshape(2, 6, 8, 8)
+    group.create_array("0", data=voxels, chunks=(1, 3, 8, 8))
+    axes = [{"name": "c", "type": "channel"}]
+    axes += [{"name": n, "type": "space", "unit": "millimeter"} for n in "zyx"]
+    datasets = [
+        {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 3, 2, 2]}]}
+    ]
+    found = {"multiscales": [{"version": "0.4", "axes": axes, "datasets": datasets}]}
+    group.attrs.update({"ome": {"version": "0.5", **found}} if zarr_format == 3 else found)
+    return path
+
+
+def absurd_json(content: bytes, random: np.random.Generator) -> bytes:
+    """Sizes beyond any memory, negative, or no numbers; paths that lead out."""
+    number = random.choice(["4611686018427387904", "-3", "1e400", '"six"', "null", "0"])
+    old = random.choice(["6", "8", "3", "2"])
+    content = content.replace(f" {old},".encode(), f" {number},".encode(), 1)
+    return (
+        content.replace(b'"path": "0"', b'"path": "../../../etc"')
+        if random.integers(2)
+        else content
+    )
 
 
 def whole_files(folder: Path) -> dict[str, bytes]:

@@ -23,6 +23,7 @@ from unet_batch.monitoring.events import Event, VolumeFinished
 from unet_batch.planning.specs.export import ExportSpec
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive, open_archive
+from unet_batch.storage.labels_writer import LabelsWriter
 from unet_batch.workflows.export import export
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
@@ -46,6 +47,27 @@ def archive(tmp_path: Path) -> Archive:
         if seed == 0:
             archive[scan.name].write_labels("ref", mask, provenance={})
     return archive
+
+
+def test_probabilities_come_out_beside_the_mask(archive: Archive, tmp_path: Path) -> None:
+    info = archive["phantom_000"].info
+    classes = (LabelClass(0, "background"), LabelClass(1, "organ"))
+    writer = LabelsWriter.for_volume(
+        archive.url, info, name="net", classes=classes, key="k", probabilities=("a", "b")
+    )
+    values = np.random.default_rng(0).integers(0, 256, (2, *info.shape_zyx), np.uint8)
+    writer.prepare()
+    for region in writer.write_regions():
+        voxels = values[:, *region.slices]
+        writer.write(region, (voxels[1] > 127).astype(np.uint8), voxels)
+    writer.publish({})
+    spec = {"archive": archive.url, "out": str(tmp_path), "probabilities": True}
+    summary = export(ExportSpec(labels="net", **spec))
+    found = read_nifti(tmp_path / "phantom_000.probabilities.nii.gz")
+    np.testing.assert_array_equal(found.voxels_czyx, values)
+    assert summary.done == ("phantom_000",)
+    failed = export(ExportSpec(labels="ref", **spec)).failed
+    assert "came without probabilities" in failed["phantom_000"]
 
 
 def test_masks_come_out_on_the_scans_grid(archive: Archive, tmp_path: Path) -> None:

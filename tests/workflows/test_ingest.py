@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from unet_batch.monitoring.events import Event, JobFinished, JobStarted, VolumeF
 from unet_batch.planning.specs.ingest import IngestSpec
 from unet_batch.storage.archive import open_archive
 from unet_batch.workflows.ingest import ingest
+from unet_batch.workflows.pyramids import build
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 
@@ -127,7 +129,7 @@ def test_odd_scans_are_stored_with_a_warning(local_ray: None, tmp_path: Path) ->
     voxels = np.full((3, 4, 5), 2, np.float32)
     write_nifti(tmp_path / "images/flat.nii.gz", voxels, np.diag([1.0, 1, 30, 1]))
     summary = ingest(spec_for(tmp_path, truth={}))
-    constant = "channel 0 is constant: every voxel is 2.0"
+    constant = "channel 0 is constant: every voxel is 2"
     assert constant in summary.warnings["flat"]
     assert constant in open_archive(tmp_path / "archive").info("flat").warnings
 
@@ -208,3 +210,46 @@ def test_unsafe_specs_are_refused(bad: dict[str, Any]) -> None:
     arguments = {"archive": "a", "sources": ["b"], **bad}
     with pytest.raises(SpecError, match=next(iter(bad))):
         IngestSpec.load(arguments=arguments)
+
+
+@pytest.mark.ray
+def test_ome_zarr_is_taken_in_place_or_copied(local_ray: None, tmp_path: Path) -> None:
+    scan, mask = phantom(1, shape_zyx=(12, 14, 16), spacing_mm=(4, 3, 2))
+    made = open_archive(tmp_path / "other", create=True)
+    made.write_scan(scan, source={})
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    shutil.move(tmp_path / "other/volumes" / scan.name, tmp_path / "images/p.ome.zarr")
+    write_nifti(tmp_path / "labels/p.nii.gz", mask.voxels_zyx, mask.affine)
+    before = contents(tmp_path / "images")
+    summary = ingest(spec_for(tmp_path))
+    archive = open_archive(tmp_path / "archive")
+    assert summary.done == ("p",)
+    assert archive.info("p").outside is not None
+    assert np.array_equal(archive["p"].stored[:], scan.voxels_czyx)
+    assert np.array_equal(archive["p"].labels["ref"].stored[:], mask.voxels_zyx)
+    assert ingest(spec_for(tmp_path)).skipped == ("p",)
+    assert ingest(spec_for(tmp_path, copy_ome_zarr=True)).done == ("p",)
+    assert archive.info("p").outside is None
+    assert np.array_equal(open_archive(archive.url)["p"].stored[:], scan.voxels_czyx)
+    assert contents(tmp_path / "images") == before
+
+
+@pytest.mark.ray
+def test_pyramids_are_built_at_ingest_or_later(local_ray: None, tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).integers(0, 9, (130, 130, 130)).astype(np.int16)
+    for folder, content in (("images", voxels), ("labels", (voxels > 4).astype(np.uint8))):
+        (tmp_path / folder).mkdir()
+        write_nifti(tmp_path / folder / "a.nii", content, np.eye(4))
+    spec = spec_for(tmp_path, class_names={})
+    ingest(spec.model_copy(update={"pyramids": True}))
+    ingest(spec.model_copy(update={"archive": str(tmp_path / "later")}))
+    assert build(str(tmp_path / "later")).done == ("a",)
+    for group in ("volumes/a", "volumes/a/labels/ref"):
+        first, second = (
+            json.loads((tmp_path / archive / group / "zarr.json").read_text())["attributes"]
+            for archive in ("archive", "later")
+        )
+        assert first == second
+        assert len(first["ome"]["multiscales"][0]["datasets"]) == 2
+    assert np.array_equal(open_archive(tmp_path / "later")["a"].stored[0], voxels)

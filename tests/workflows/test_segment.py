@@ -100,11 +100,15 @@ def test_every_volume_is_segmented_as_monai_would(place: SimpleNamespace) -> Non
     assert (again.done, again.skipped, again.tiles_predicted) == (0, 4, 0)
 
 
-def test_a_volume_of_many_blocks_and_replicas_is_stitched_exactly(place: SimpleNamespace) -> None:
+@pytest.mark.parametrize("cuts", ["travel", "recompute"])
+def test_a_volume_of_many_blocks_and_replicas_is_stitched_exactly(
+    place: SimpleNamespace, cuts: str
+) -> None:
     add_volumes(place.archive, [(70, 44, 30)])
     spec = spec_for(
         place.archive,
         place.bundle,
+        inference={"precision": "fp32", "batch_size": 2, "cuts": cuts},
         resources={"memory_budget": "800KiB", "replicas": 2, "cpus_per_replica": 1},
     )
     job = SegmentJob.open(spec)
@@ -113,7 +117,8 @@ def test_a_volume_of_many_blocks_and_replicas_is_stitched_exactly(place: SimpleN
     assert layout.num_blocks > len(layout.sweeps)
     summary = segment(spec)
     assert summary.tiles_predicted == summary.tiles_planned
-    assert "stitch" in summary.stage_seconds
+    assert ("stitch" in summary.stage_seconds) == (cuts == "travel")
+    assert (summary.tiles_planned > layout.grid.num_tiles) == (cuts == "recompute")
     assert_equal_to_monai(place.archive, place.bundle, "v0")
 
 

@@ -14,10 +14,14 @@ from unet_batch.errors import SpecError
 from unet_batch.formats.scan import Mask, Scan
 from unet_batch.models.bundle import load_bundle
 from unet_batch.monitoring.events import Event, JobFinished, JobStarted, TrainStep, Validated
+from unet_batch.planning.specs.grid import GridSpec
 from unet_batch.planning.specs.train import TrainSpec
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive, open_archive
-from unet_batch.workflows.train import train
+from unet_batch.training.run import TrainOutcome
+from unet_batch.training.task import plan_training
+from unet_batch.training.worker import History
+from unet_batch.workflows.train import _write_bundle, train
 
 CLASSES = (LabelClass(0, "background"), LabelClass(4, "cube"))
 
@@ -112,3 +116,17 @@ def test_a_spec_that_does_not_fit_is_refused_before_any_work(tmp_path: Path) -> 
     with pytest.raises(SpecError, match="multiples of"):
         train(spec)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_bundle_keeps_the_grid_that_it_was_trained_on(tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "archive")
+    spec = make_spec(archive, tmp_path / "cube").model_copy(
+        update={"grid": GridSpec(spacing_mm="median", orientation="LPS")}
+    )
+    task = plan_training(archive, spec)
+    definition = task.network()
+    network = definition.target(**definition.arguments)
+    outcome = TrainOutcome(network.state_dict(), History(), 1)
+    bundle = _write_bundle("cube", tmp_path / "cube", task, outcome)
+    assert bundle.grid == GridSpec(spacing_mm=(1, 1, 1), orientation="LPS")
+    assert bundle.spacing_mm == (1, 1, 1)

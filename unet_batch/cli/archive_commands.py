@@ -50,6 +50,10 @@ def ingest(
         bool | None,
         typer.Option("--keep-identifiers", help="Keep names, IDs and dates of DICOM headers."),
     ] = None,
+    copy: Annotated[
+        bool | None,
+        typer.Option("--copy", help="Copy the voxels of OME-Zarr; else they stay where they lie."),
+    ] = None,
     spec: SpecOption = None,
     overrides: SetOption = None,
     address: AddressOption = None,
@@ -58,8 +62,9 @@ def ingest(
     """Turn scans into Volumes of an Archive.
 
     Folders are searched for DICOM series (also in zips), NIfTI, NRRD, MetaImage, TIFF, PNG
-    and OME-Zarr. A mask with the file name of a scan becomes its Labels NAME; it may also be
-    a DICOM SEG or RTSTRUCT. What cannot be read is named, and the others go on.
+    and OME-Zarr, which is taken in place, also from a bucket. A mask with the file name of a
+    scan becomes its Labels NAME; it may also be a DICOM SEG or RTSTRUCT. What cannot be read
+    is named, and the others go on.
 
     `unet-batch ingest scans/ --archive my-archive --truth reference=masks/`
     """
@@ -71,6 +76,7 @@ def ingest(
         "archive": archive,
         "truth": _pairs(truth),
         "keep_identifiers": keep_identifiers,
+        "copy_ome_zarr": copy,
     }
     request = IngestSpec.load(spec, arguments=arguments, overrides=overrides or ())
     with job_running(address=address, quiet=as_json) as listen:

@@ -123,6 +123,7 @@ def segment(
                 "there already": summary.skipped,
                 "quarantined": len(summary.quarantined),
                 "tiles predicted": f"{summary.tiles_predicted} of {summary.tiles_planned} planned",
+                **({"tiles skipped": summary.tiles_skipped} if summary.tiles_skipped else {}),
                 "engine": summary.engine,
                 "seconds": summary.seconds,
                 "voxels a second": int(summary.voxels_per_second),

@@ -34,7 +34,10 @@ WhereOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 LabelsOption = Annotated[str | None, typer.Option("--labels", "-l", help="Name of the Labels.")]
 TruthOption = Annotated[str | None, typer.Option("--truth", "-t", help="Labels that are right.")]
-ModelOption = Annotated[str | None, typer.Option("--model", "-m", help="Folder of the Bundle.")]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option("--model", "-m", help="Folder of the Bundle; given again: the mean of several."),
+]
 AddressOption = Annotated[
     str | None,
     typer.Option("--ray", help="Ray cluster to join; default RAY_ADDRESS, else one embedded."),

@@ -1,14 +1,27 @@
-"""What surrounds a workflow at the command line: Ray, the live view, the metrics, the status."""
+"""What surrounds a workflow at the command line: Ray, the live view, the metrics, the status.
+
+Where metrics are served is said by the command, or by the environment, which a cluster sets
+for all of its pods:
+
+    UNET_BATCH_METRICS_PORT      a port; commands that have no such option serve there too
+    UNET_BATCH_METRICS_ADDRESS   127.0.0.1 unless it says otherwise
+    UNET_BATCH_METRICS_LINGER_S  seconds to serve on after the end, for the last scrape
+"""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from unet_batch.errors import SpecError
 from unet_batch.inference.cluster import ray_running
-from unet_batch.monitoring.events import Listener, fan_out
+from unet_batch.monitoring.events import Listener, fan_out, ignore
 from unet_batch.monitoring.metrics import JobMetrics, serve
 from unet_batch.monitoring.progress import JobConsole, ProgressDisplay
+
+LOOPBACK = "127.0.0.1"
 
 
 @contextmanager
@@ -16,18 +29,51 @@ def job_running(
     *,
     address: str | None = None,
     metrics_port: int | None = None,
-    metrics_address: str = "127.0.0.1",
+    metrics_address: str = LOOPBACK,
     quiet: bool = False,
 ) -> Iterator[Listener]:
     """Ray, and a Listener that shows the Job on stderr and, if asked, to Prometheus."""
     console = JobConsole(stderr=True, quiet=quiet)
+    with (
+        metrics_served(console, port=metrics_port, address=metrics_address) as metrics,
+        ray_running(address),
+        ProgressDisplay(console=console) as display,
+    ):
+        yield fan_out(metrics, display)
+
+
+@contextmanager
+def metrics_served(
+    console: JobConsole, *, port: int | None = None, address: str = LOOPBACK
+) -> Iterator[Listener]:
+    """A Listener whose metrics Prometheus can fetch; a deaf one where nobody asked for them."""
+    if port is None:
+        port = _port_of_environment()
+        address = os.environ.get("UNET_BATCH_METRICS_ADDRESS", LOOPBACK)
+    if port is None:
+        yield ignore
+        return
+    metrics = JobMetrics()
     with ExitStack() as stack:
-        listeners: list[Listener] = []
-        if metrics_port is not None:
-            metrics = JobMetrics()
-            port = stack.enter_context(serve(metrics, port=metrics_port, address=metrics_address))
-            console.print(f"metrics: http://{metrics_address}:{port}/metrics")
-            listeners.append(metrics)
-        stack.enter_context(ray_running(address))
-        listeners.append(stack.enter_context(ProgressDisplay(console=console)))
-        yield fan_out(*listeners)
+        served = stack.enter_context(serve(metrics, port=port, address=address))
+        stack.callback(time.sleep, _linger_s_of_environment())
+        console.print(f"metrics: http://{address}:{served}/metrics")
+        yield metrics
+
+
+def _port_of_environment() -> int | None:
+    port = _number("UNET_BATCH_METRICS_PORT", "a port, such as 9400")
+    return None if port is None else int(port)
+
+
+def _linger_s_of_environment() -> float:
+    return _number("UNET_BATCH_METRICS_LINGER_S", "seconds, such as 40") or 0.0
+
+
+def _number(variable: str, expected: str) -> float | None:
+    text = os.environ.get(variable, "")
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise SpecError(f"{variable}={text!r} in the environment: expected {expected}")
+    return float(text)

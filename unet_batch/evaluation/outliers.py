@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 MAD_TO_SIGMA = 1.4826
 """Median absolute deviation to standard deviation of a normal distribution, 1 / Φ⁻¹(3/4)."""
 
+FAR = 3.5
+"""Robust standard deviations beyond which a Volume stands out (Iglewicz and Hoaglin 1993)."""
+
 _LEAST_SPREAD = 0.05
 """Spread of log volumes taken at least (5 %), so that near-equal Volumes are no outliers."""
 

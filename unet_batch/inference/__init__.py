@@ -1,7 +1,9 @@
 """From planned Blocks to labels: the device part (no Ray) and the Ray actors that host it.
 
 engine      a network's forward pass, batch by batch
+presets     Engines made of Engines: mirrored tiles, ensembles
 slab        rolling weighted logit sums of one Sweep
+head        a Head reads finished sums out: labels, probabilities
 predictor   Blocks in, finished labels and Seam sums out; knows neither Ray nor Zarr
 ---------   from here on, Ray
 reading     Blocks as lazy Dask work on Ray

@@ -1,7 +1,8 @@
-"""Choosing: which Engine runs a Bundle fastest on the device at hand, by measuring it."""
+"""Choosing: which Engine runs a model fastest on the device at hand, by measuring it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from statistics import median
@@ -12,8 +13,10 @@ import torch
 
 from unet_batch.errors import SpecError
 from unet_batch.inference.engine import Engine, Frame, TorchEngine
+from unet_batch.inference.presets import EnsembleEngine, MirroredEngine
 from unet_batch.models.bundle import Bundle
 from unet_batch.models.precision import Precision
+from unet_batch.planning.specs.segment import MirrorAxis
 
 EngineKind = Literal["torch", "openvino"]
 REPEATS = 3
@@ -36,9 +39,26 @@ class EngineChoice:
 
 
 def load_engine(
-    kind: EngineKind, bundle: Bundle, frame: Frame, *, precision: Precision, device: torch.device
+    kind: EngineKind,
+    bundles: Sequence[Bundle],
+    frame: Frame,
+    *,
+    precision: Precision,
+    device: torch.device,
+    mirror: Sequence[MirrorAxis] = (),
 ) -> Engine:
-    """The Bundle's network on an Engine. Raises SpecError where OpenVINO is not installed."""
+    """The networks of the Bundles, one or an ensemble, as one Engine that mirrors if asked to.
+
+    `frame` is that of each. Raises SpecError where OpenVINO is not installed.
+    """
+    members = [_load_one(kind, one, frame, precision, device) for one in bundles]
+    engine = members[0] if len(members) == 1 else EnsembleEngine(members)
+    return MirroredEngine(engine, mirror) if mirror else engine
+
+
+def _load_one(
+    kind: EngineKind, bundle: Bundle, frame: Frame, precision: Precision, device: torch.device
+) -> Engine:
     if kind == "torch":
         return TorchEngine(bundle.network(), frame, precision=precision, device=device)
     if not has_openvino():
@@ -52,7 +72,13 @@ def load_engine(
 
 
 def choose_engine(
-    bundle: Bundle, frame: Frame, *, precision: Precision, device: torch.device, batch_size: int
+    bundles: Sequence[Bundle],
+    frame: Frame,
+    *,
+    precision: Precision,
+    device: torch.device,
+    batch_size: int,
+    mirror: Sequence[MirrorAxis] = (),
 ) -> EngineChoice:
     """The fastest Engine for tiles of this frame, each timed over a few batches."""
     kinds: list[EngineKind] = ["torch"]
@@ -62,7 +88,9 @@ def choose_engine(
         return EngineChoice("torch", {})
     paces: dict[str, float] = {}
     for kind in kinds:
-        engine = load_engine(kind, bundle, frame, precision=precision, device=device)
+        engine = load_engine(
+            kind, bundles, frame, precision=precision, device=device, mirror=mirror
+        )
         paces[kind] = seconds_per_tile(engine, batch_size=batch_size)
         engine.close()
     return EngineChoice(min(kinds, key=lambda kind: paces[kind]), paces)

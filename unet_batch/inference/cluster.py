@@ -18,6 +18,12 @@ from unet_batch.errors import ReplicaError
 OBJECT_STORE_SHARE = 0.25  # of the machine's memory; Blocks in flight are bounded far below it
 MAX_OBJECT_STORE_BYTES = 8 * 2**30
 
+EMBEDDED_SETTINGS = {
+    "worker_niceness": 0,  # by default whatever else runs on the machine goes before a Replica
+    "idle_worker_killing_time_threshold_ms": 60_000,  # what reads and writes is started once
+    "num_workers_soft_limit": 16,
+}
+
 
 @contextmanager
 def ray_running(address: str | None = None) -> Iterator[None]:
@@ -62,6 +68,7 @@ def _embedded() -> Iterator[None]:
             logging_level=logging.ERROR,  # the token, and where this Ray is, concern nobody else
             object_store_memory=int(min(memory * OBJECT_STORE_SHARE, MAX_OBJECT_STORE_BYTES)),
             _temp_dir=str(folder),
+            _system_config=EMBEDDED_SETTINGS,
         )
         yield
     finally:

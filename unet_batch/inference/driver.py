@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
+from ray.exceptions import RayError
 
-from unet_batch.errors import UnetBatchError
+from unet_batch.inference.deaths import DEATHS, Coroner, reason_of
+from unet_batch.inference.head import Head
+from unet_batch.inference.outcome import Outcome, Target
 from unet_batch.inference.pool import ReplicaPool
-from unet_batch.inference.predictor import BlockOrder, label_dtype
+from unet_batch.inference.postprocessing import postprocess
+from unet_batch.inference.predictor import BlockOrder
 from unet_batch.inference.reading import PieceRef, read_pack, read_pieces
 from unet_batch.inference.replica import ReplicaReport
 from unet_batch.inference.stitching import stitch
@@ -50,32 +52,11 @@ from unet_batch.planning.messages import (
 )
 from unet_batch.planning.plan import BlockKey, Plan
 from unet_batch.planning.schedule import Schedule
-from unet_batch.planning.volume_info import Json
-from unet_batch.storage.labels_writer import LabelsWriter
 from unet_batch.storage.volume import Volume
 from unet_batch.tiling.blocks import Cell
 from unet_batch.tiling.box import Box
 
 Ref = Any  # ray.ObjectRef: its own generic type tells mypy nothing
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where one Volume's labels go: a writer, and the provenance they are published with."""
-
-    writer: LabelsWriter
-    provenance: dict[str, Json]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one Volume; `seconds` from its first read to its end."""
-
-    volume_id: str
-    outcome: Literal["done", "quarantined"]
-    reason: str
-    seconds: float
-    replicas: tuple[str, ...]
 
 
 class Driver:
@@ -88,7 +69,7 @@ class Driver:
     pool: Replicas; the Driver starts those that are missing and replaces those that die.
     volumes: opens a Volume by id.
     target: where a Volume's labels go.
-    class_values: label value of each class of the network.
+    head: what is read out of finished sums.
     on_outcome: called once a Volume, as soon as its outcome is known.
     listen: hears what happens.
     """
@@ -101,13 +82,13 @@ class Driver:
         *,
         volumes: Callable[[str], Volume],
         target: Callable[[str], Target],
-        class_values: tuple[int, ...],
+        head: Head,
         on_outcome: Callable[[Outcome], None],
         listen: Listener = events.ignore,
     ) -> None:
         self._plan, self._schedule, self._pool = plan, schedule, pool
         self._volumes, self._target, self._on_outcome = volumes, target, on_outcome
-        self._values = np.array(class_values, label_dtype(class_values))
+        self._head = head
         self._listen = listen
         self._pending: dict[Ref, Callable[[Ref], Iterable[Event]]] = {}
         self._local: deque[Event] = deque()
@@ -119,6 +100,8 @@ class Driver:
         self._began: dict[str, float] = {}
         self._worked: dict[str, list[str]] = {}
         self._ready: set[str] = set()
+        self._short: set[str] = set()
+        self._coroner = Coroner()
 
     def run(self) -> None:
         """Until every Volume has its outcome. Raises ReplicaError where no Replica can start."""
@@ -129,6 +112,17 @@ class Driver:
             for event in self._next_events():
                 self._carry_out(self._schedule.handle(event))
             self._tell_queue()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait for what is still written of Volumes given up: nothing may come late, and last."""
+        late = [
+            ref
+            for ref, then in self._pending.items()
+            if isinstance(then, partial) and then.func == self._was_written
+        ]
+        if late:
+            ray.wait(late, num_returns=len(late), fetch_local=False)
 
     # ---- events ---------------------------------------------------------------------------
 
@@ -177,21 +171,24 @@ class Driver:
         try:
             ray.get(ref)
         except RayError as error:
-            self._pool.lose(name, _reason(error), was_ready=False)
+            self._pool.lose(name, reason_of(error), was_ready=False)
             self._start_replica()
             return
         self._pool.note_ready()
         self._ready.add(name)
         yield ReplicaReady(name)
 
-    def _replica_died(self, name: str, error: RayError) -> Iterable[Event]:
+    def _replica_died(self, call: Predict, error: RayError) -> Iterable[Event]:
+        name = call.replica
         if name not in self._pool:
             return  # several calls were in flight: the first has told already
-        reason = _reason(error)
-        self._pool.lose(name, reason, was_ready=name in self._ready)
-        self._listen(events.ReplicaLost(reason))
+        death = self._coroner.explain(error)
+        if death.is_short:
+            self._short.update(key.volume_id for key in call.step)
+        self._pool.lose(name, death.reason, was_ready=name in self._ready)
+        self._listen(events.ReplicaLost(death.reason))
         self._start_replica()
-        yield ReplicaGone(name, reason)
+        yield ReplicaGone(name, death.reason)
 
     # ---- reading --------------------------------------------------------------------------
 
@@ -201,7 +198,7 @@ class Driver:
         for key in order.step:
             self._began.setdefault(key.volume_id, started)
             plan = self._plan.volumes[key.volume_id]
-            boxes.append(plan.layout.input_box(plan.block(key), rebuild=order.rebuild))
+            boxes.append(plan.layout.read_box(plan.block(key), rebuild=order.rebuild))
         work = [
             (self._volumes(key.volume_id), box) for key, box in zip(order.step, boxes, strict=True)
         ]
@@ -248,14 +245,18 @@ class Driver:
     ) -> Iterable[Event]:
         try:
             report = cast("ReplicaReport", ray.get(ref))
-        except (RayActorError, ActorDiedError, ActorUnavailableError) as error:
-            yield from self._replica_died(call.replica, error)
+        except DEATHS as error:
+            yield from self._replica_died(call, error)
             return
         except RayError as error:
-            failures = dict.fromkeys(call.step, _reason(error))
+            failures = dict.fromkeys(call.step, reason_of(error))
             yield WasPredicted(call.key, call.replica, failures)
             return
         failed = {key: why for key, why in zip(call.step, report.failures, strict=True) if why}
+        short = zip(call.step, report.short, strict=True)
+        self._short.update(key.volume_id for key, is_short in short if is_short)
+        for text in report.warnings:
+            self._listen(events.Warned(f"{call.replica}: {text}"))
         self._keep_cells(orders, cells, failed)
         self._tell_predicted(orders, report)
         for key in call.step:
@@ -283,13 +284,14 @@ class Driver:
         self._uses[volume_id, box] = sum(1 for _ in box.split(shard))
 
     def _tell_predicted(self, orders: list[BlockOrder], report: ReplicaReport) -> None:
-        voxels = sum(order.layout.finished_region(order.block).num_voxels for order in orders)
+        voxels = sum(order.layout.scan_region(order.block).num_voxels for order in orders)
         self._listen(
             events.StageTimed(
                 "predict",
                 report.busy_s,
                 num_voxels=voxels,
                 num_tiles=report.num_tiles,
+                num_skipped=report.num_skipped,
                 parts=report.seconds,
                 peak_rss_bytes=report.peak_rss_bytes,
             )
@@ -299,7 +301,7 @@ class Driver:
 
     def _stitch(self, volume_id: str, cell: Cell) -> None:
         sums = self._sums.pop((volume_id, cell.box))
-        done, labels = stitch.remote(self._values, *(sums[sweep] for sweep in cell.sweeps))
+        done, labels = stitch.remote(self._head, *(sums[sweep] for sweep in cell.sweeps))
         self._pending[done] = partial(self._was_stitched, volume_id, cell, labels)
 
     def _was_stitched(self, volume_id: str, cell: Cell, labels: Ref, ref: Ref) -> Iterable[Event]:
@@ -313,7 +315,7 @@ class Driver:
     def _write(self, regions: tuple[Region, ...]) -> None:
         work = [
             (
-                self._target(region.volume_id).writer,
+                self._target(region.volume_id).written,
                 region.box,
                 [(box, self._cells[region.volume_id, box]) for box in region.cells],
             )
@@ -334,8 +336,24 @@ class Driver:
 
     def _publish(self, volume_ids: tuple[str, ...]) -> None:
         targets = [self._target(volume_id) for volume_id in volume_ids]
-        ref = publish.remote([(target.writer, target.provenance) for target in targets])
-        self._pending[ref] = partial(self._was_published, volume_ids)
+        if any(target.steps for target in targets):
+            ref = postprocess.remote([(target.labels, target.steps) for target in targets])
+            self._pending[ref] = partial(self._was_postprocessed, volume_ids)
+        else:
+            self._show(volume_ids, volume_ids)
+
+    def _was_postprocessed(self, volume_ids: tuple[str, ...], ref: Ref) -> Iterable[Event]:
+        done = self._result(ref, volume_ids)
+        self._listen(events.StageTimed("postprocess", done.seconds, done.num_bytes))
+        for volume_id, reason in done.failures.items():
+            yield VolumeFailed(volume_id, reason)
+        self._show(tuple(one for one in volume_ids if one not in done.failures), volume_ids)
+
+    def _show(self, volume_ids: tuple[str, ...], asked: tuple[str, ...]) -> None:
+        """Publish `volume_ids`; all that the Schedule asked for are then through."""
+        targets = [self._target(volume_id) for volume_id in volume_ids]
+        ref = publish.remote([(target.labels, target.provenance) for target in targets])
+        self._pending[ref] = partial(self._was_published, asked)
 
     def _was_published(self, volume_ids: tuple[str, ...], ref: Ref) -> Iterable[Event]:
         done = self._result(ref, volume_ids)
@@ -349,7 +367,7 @@ class Driver:
         try:
             return cast("Done", ray.get(ref))
         except RayError as error:
-            return Done(0.0, 0, dict.fromkeys(volume_ids, _reason(error)))
+            return Done(0.0, 0, dict.fromkeys(volume_ids, reason_of(error)))
 
     # ---- the end of a Volume --------------------------------------------------------------
 
@@ -359,7 +377,10 @@ class Driver:
         began = self._began.pop(close.volume_id, perf_counter())
         replicas = tuple(dict.fromkeys(self._worked.pop(close.volume_id, [])))
         seconds = perf_counter() - began
-        self._on_outcome(Outcome(close.volume_id, close.outcome, close.reason, seconds, replicas))
+        is_short = close.outcome == "quarantined" and close.volume_id in self._short
+        self._on_outcome(
+            Outcome(close.volume_id, close.outcome, close.reason, seconds, replicas, is_short)
+        )
 
     def _drop_volume(self, volume_id: str) -> None:
         """Forget a Volume that was given up, here and on the Replicas."""
@@ -375,12 +396,3 @@ class Driver:
         if self._uses[key] <= 0:
             self._uses.pop(key, None)
             self._cells.pop(key, None)
-
-
-def _reason(error: RayError) -> str:
-    """What went wrong, without Ray's stack of frames."""
-    cause = getattr(error, "cause", None) or error
-    if isinstance(cause, UnetBatchError):
-        return str(cause)
-    lines = [line for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[0] if lines else ''}"

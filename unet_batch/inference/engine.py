@@ -16,13 +16,15 @@ from unet_batch.models.precision import Precision, memory_layout, resolve_precis
 class Frame:
     """What goes into a network and comes out: channels, classes, and the tile (z, y, x).
 
-    A planar (2-D) network has tiles one voxel thick.
+    A planar (2-D) network has tiles one voxel thick. An ensemble's logits are those of its
+    members, one after another: `num_members` times `num_classes` channels.
     """
 
     in_channels: int
     num_classes: int
     roi_zyx: tuple[int, int, int]
     is_planar: bool = False
+    num_members: int = 1
 
     @classmethod
     def of(cls, bundle: Bundle, roi_zyx: tuple[int, int, int]) -> Self:
@@ -62,7 +64,7 @@ class Engine(Protocol):
         ...
 
     def forward(self, tiles_nczyx: torch.Tensor) -> torch.Tensor:
-        """Logits (n, classes, z, y, x) of a batch of normalised tiles."""
+        """Logits (n, members * classes, z, y, x) of a batch of normalised tiles."""
         ...
 
     def close(self) -> None:

@@ -60,11 +60,13 @@ def _make_add(load: Callable[[Any], Any]) -> Any:
             plane, z = number // layers, number % layers
             for y in range(spans[1, 2]):
                 weight = bell_z[spans[0, 1] + z] * bell_y[spans[1, 1] + y]
-                to = sums[plane, spans[0, 0] + z, spans[1, 0] + y]
-                source = logits[plane, spans[0, 1] + z, spans[1, 1] + y]
+                # Slices: with offsets in the index the loop would not be vectorised.
+                to = sums[plane, spans[0, 0] + z, spans[1, 0] + y, into : into + length]
+                source = logits[plane, spans[0, 1] + z, spans[1, 1] + y, out_of : out_of + length]
+                bell = bell_row[out_of : out_of + length]
                 for i in range(length):
-                    scale = max(weight * bell_row[out_of + i], floor)
-                    to[into + i] += scale * load(source[out_of + i])
+                    scale = max(weight * bell[i], floor)
+                    to[i] += scale * load(source[i])
 
     return add
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import ray
 
 from unet_batch.errors import ReplicaError
 from unet_batch.inference.choosing import EngineKind
-from unet_batch.inference.reading import IO_CPUS
+from unet_batch.inference.reading import IO_CPUS, prepare_worker
 from unet_batch.inference.replica import Replica
 from unet_batch.planning.specs.segment import InferenceSpec, ResourceSpec
 
+IO_WORKERS = 2  # processes beside a Replica that read and write
 MAX_FAILED_STARTS = 3  # in a row: then the model or the machine is at fault, not chance
 
 
@@ -52,7 +54,7 @@ class ReplicaPool:
 
     def __init__(
         self,
-        model: str,
+        models: Sequence[str],
         inference: InferenceSpec,
         *,
         size: ReplicaSize,
@@ -60,7 +62,7 @@ class ReplicaPool:
         engine: EngineKind = "torch",
     ) -> None:
         self.size = size
-        self._arguments = (model, inference)
+        self._arguments = (tuple(models), inference)
         self._roi_zyx, self._engine = roi_zyx, engine
         self._actors: dict[str, Any] = {}
         self._names = (f"replica-{k}" for k in count())
@@ -86,7 +88,7 @@ class ReplicaPool:
         """Begin one Replica; its name, and a reference that is there once it is warm."""
         name = next(self._names)
         # What a Replica leaves is for the tasks that read and write beside it.
-        reserved = max(self.size.num_cpus - 2 * IO_CPUS, IO_CPUS)
+        reserved = max(self.size.num_cpus - IO_WORKERS * IO_CPUS, IO_CPUS)
         actor_class = ray.remote(num_cpus=reserved, num_gpus=self.size.num_gpus)(Replica)
         actor: Any = actor_class.remote(
             *self._arguments,
@@ -95,8 +97,16 @@ class ReplicaPool:
             num_threads=self.size.num_cpus,
         )
         self._actors[name] = actor
+        for _ in range(IO_WORKERS):
+            prepare_worker.remote()
         warm: ray.ObjectRef[Any] = actor.warm_up.remote()
         return name, warm
+
+    def use_precision(self, precision: Literal["fp32", "bf16"]) -> None:
+        """Have Replicas compute in `precision` from now on; those that live are ended."""
+        self.close()
+        models, inference = self._arguments
+        self._arguments = models, inference.model_copy(update={"precision": precision})
 
     def actor(self, name: str) -> Any:
         """The handle of a living Replica."""

@@ -8,29 +8,36 @@ volumes keeps the device as busy as one large scan.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unet_batch.errors import BundleError, ReplicaError, UnetBatchError
+from unet_batch.errors import BundleError, DeviceMemoryError, ReplicaError, UnetBatchError
 from unet_batch.inference.engine import Engine
+from unet_batch.inference.head import Head
+from unet_batch.inference.memory import memory_errors
+from unet_batch.inference.regridding import finish_on_scan_grid
+from unet_batch.inference.skipping import Piece, SkipRule
 from unet_batch.inference.slab import Slab
+from unet_batch.inference.voxels import assemble, copy_tile
 from unet_batch.models.intensity import Normalizer
+from unet_batch.models.resampling import to_model_grid
 from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.planning.volume_info import ChannelStatistics
 from unet_batch.tiling.blocks import Block, BlockLayout, Cell
 from unet_batch.tiling.box import Box, Index
-from unet_batch.tiling.grid import indices
+from unet_batch.tiling.grid import TileGrid, indices
+from unet_batch.tiling.grid_map import GridMap
 from unet_batch.tiling.importance import Importance
 
 Array = NDArray[np.generic]
-Piece = tuple[Box, Array]
-"""A box (c, z, y, x) of the volume and its raw voxels."""
+
+MOST_SKIPPED = 4  # tiles in a batch, in batch sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,31 +58,37 @@ class BlockOrder:
 class BlockResult:
     """What became of a BlockOrder: an array a cell of `layout.cells(block)`, or a failure.
 
-    A cell of one Sweep is labels, unsigned (z, y, x); a Seam is sums, float32 (c, z, y, x).
+    A cell of one Sweep is the Head's planes, unsigned (p, z, y, x); a Seam is its sums,
+    float32 (c, z, y, x).
     """
 
     cells: list[Array] = field(default_factory=list)
     failure: str = ""
     num_tiles: int = 0
+    num_skipped: int = 0
+    is_short: bool = False
+    """Whether it failed for want of memory: a smaller Block may fit."""
 
 
 class Predictor:
-    """An Engine with the rules of a Job: intensity, importance map, batch size, label values."""
+    """An Engine with the rules of a Job: intensity, importance map, Head, batch size, skipping."""
 
     def __init__(
         self,
         engine: Engine,
         *,
         intensity: IntensitySpec,
-        class_values: Sequence[int],
+        head: Head,
         importance: Importance,
         batch_size: int,
+        skip: SkipRule | None = None,
     ) -> None:
         self.engine, self._intensity, self._batch_size = engine, intensity, batch_size
         self._importance: Importance = importance
-        self._values = np.array(class_values, label_dtype(class_values))
+        self._head, self._skip = head, skip
         self._slabs: dict[tuple[str, int], Slab] = {}
         self.seconds: dict[str, float] = {}
+        self._warnings: list[str] = []
 
     def predict(
         self, orders: Sequence[BlockOrder], inputs: Iterable[Sequence[Piece]]
@@ -83,51 +96,91 @@ class Predictor:
         """Predict Blocks, one BlockResult each; `inputs` holds each Block's pieces.
 
         Blocks of one Sweep must come in order, in this call or in earlier ones. A Volume
-        that cannot be normalised fails alone. The network's own errors are raised.
+        that cannot be normalised fails alone, and so do Blocks for which there is no memory,
+        even in the smallest batches. The network's own errors are raised.
         """
         self.seconds = {"normalise": 0.0, "forward": 0.0, "accumulate": 0.0, "finish": 0.0}
         results = [BlockResult() for _ in orders]
         with torch.inference_mode():
             tiles = self._tiles(zip(orders, inputs, results, strict=True))
-            for batch in _batched(tiles, self._batch_size):
-                self._land(batch, self._forward(batch))
+            for batch in _batched(tiles, lambda: self._batch_size):
+                self._predict_batch(batch)
         return results
 
     def warm_up(self) -> None:
         """Predict an empty batch: loads what is compiled, and takes the memory, beforehand."""
         tile = Box.from_shape(self.engine.frame.roi_zyx)
-        slab = Slab(extent=tile, axis=0, roi=tile.stop, importance=self._importance)
+        slab = self._new_slab(tile, BlockLayout.whole(TileGrid.of(tile.stop, tile.stop, 0)))
         with torch.inference_mode():
-            batch = self.engine.tiles(max(self._batch_size, self.engine.min_batch)).zero_()
-            slab.add(self.engine.forward(batch)[0], tile)
-            slab.finish(tile, torch.empty(tile.shape, dtype=torch.uint8, device=batch.device))
+            slab.add(self._empty_logits()[0], tile)
+            slab.finish(tile, self._head.room(tile.shape, self.engine.device))
+
+    def _empty_logits(self) -> torch.Tensor:
+        """Logits of an empty batch, as large as there is memory for."""
+        while True:
+            size = max(self._batch_size, self.engine.min_batch)
+            try:
+                with memory_errors(self.engine.device, f"for a batch of {size} tiles"):
+                    return self.engine.forward(self.engine.tiles(size).zero_())
+            except DeviceMemoryError as error:
+                if not self._use_smaller_batches(size, error):
+                    raise
+
+    def sample(self, order: BlockOrder, pieces: Sequence[Piece], max_tiles: int) -> torch.Tensor:
+        """Normalised tiles from the middle of a Block, float32 (n, c, z, y, x)."""
+        box, voxels = self._normalised(order, pieces)
+        frame, every = self.engine.frame, list(indices(order.block.tiles))
+        first = max(0, (len(every) - max_tiles) // 2)
+        chosen = every[first : first + max_tiles]
+        tiles = torch.empty((len(chosen), frame.in_channels, *frame.roi_zyx), device=voxels.device)
+        for room, index in zip(tiles, chosen, strict=True):
+            copy_tile(voxels, box, order.layout.grid.tile(index), room)
+        return tiles
 
     def forget(self, volume_id: str) -> None:
         """Drop the slabs of a Volume that will not be continued here."""
         for key in [key for key in self._slabs if key[0] == volume_id]:
             del self._slabs[key]
 
+    def take_warnings(self) -> tuple[str, ...]:
+        """What was worked around since the last look, for a person."""
+        taken, self._warnings = tuple(self._warnings), []
+        return taken
+
     def _tiles(
         self, work: Iterable[tuple[BlockOrder, Sequence[Piece], BlockResult]]
-    ) -> Iterator[tuple[_Pass, Index]]:
+    ) -> Iterator[_Tile]:
         for order, pieces, result in work:
             try:
-                under_way = self._begin(order, pieces, result)
+                with memory_errors(self.engine.device, "for the voxels of a Block"):
+                    under_way = self._begin(order, pieces, result)
             except UnetBatchError as error:
                 result.failure = str(error)
+                result.is_short = isinstance(error, DeviceMemoryError)
                 continue
             for index in under_way.indices():
                 if result.failure:
                     break
-                yield under_way, index
+                yield _Tile(under_way, index, under_way.is_background(index))
 
     def _begin(self, order: BlockOrder, pieces: Sequence[Piece], result: BlockResult) -> _Pass:
         started = perf_counter()
-        normalizer = Normalizer.fit(self._intensity, order.statistics)
-        box = order.layout.input_box(order.block, rebuild=order.rebuild)
-        voxels = _assemble(box, pieces, normalizer, self.engine.device)
+        box, voxels = self._normalised(order, pieces)
         self.seconds["normalise"] += perf_counter() - started
-        return _Pass(order, box, voxels, self._slab(order), self._values, result)
+        under_way = _Pass(order, box, voxels, self._slab(order), self._head, result)
+        if self._skip:
+            under_way.skip_by(self._skip, pieces)
+        return under_way
+
+    def _normalised(self, order: BlockOrder, pieces: Sequence[Piece]) -> tuple[Box, torch.Tensor]:
+        """The voxels a Block reads, normalised and on the model's grid, and where they lie."""
+        normalizer, layout = Normalizer.fit(self._intensity, order.statistics), order.layout
+        box = layout.input_box(order.block, rebuild=order.rebuild)
+        scan = layout.read_box(order.block, rebuild=order.rebuild)
+        voxels = assemble(scan, pieces, normalizer, self.engine.device)
+        if layout.grid_map:
+            voxels = to_model_grid(voxels, scan, layout.grid_map, box)
+        return box, voxels
 
     def _slab(self, order: BlockOrder) -> Slab:
         """The slab the Sweep's earlier Block left here, or a new one."""
@@ -137,12 +190,8 @@ class Predictor:
             # Rebuilt, a Sweep begins with the first tile that reaches into the Block.
             extent = layout.extents[block.sweep]
             begin = layout.input_box(block, rebuild=True).start[axis]
-            self._slabs[key] = Slab(
-                extent=Box((*extent.start[:axis], begin, *extent.start[axis + 1 :]), extent.stop),
-                axis=axis,
-                roi=layout.grid.roi,
-                importance=self._importance,
-            )
+            reached = Box((*extent.start[:axis], begin, *extent.start[axis + 1 :]), extent.stop)
+            self._slabs[key] = self._new_slab(reached, layout)
         slab = self._slabs.get(key)
         if slab is None:
             raise ReplicaError(f"the slab of {key} is not here; send the Block with rebuild=True")
@@ -150,29 +199,74 @@ class Predictor:
             del self._slabs[key]
         return slab
 
-    def _forward(self, batch: Sequence[tuple[_Pass, Index]]) -> torch.Tensor:
+    def _new_slab(self, extent: Box, layout: BlockLayout) -> Slab:
+        return Slab(
+            extent=extent,
+            axis=layout.axis,
+            roi=layout.grid.roi,
+            importance=self._importance,
+            head=self._head,
+            planes_kept=layout.planes_kept,
+            with_weights=bool(layout.grid_map and layout.grid_map.is_interpolated),
+        )
+
+    def _predict_batch(self, batch: Sequence[_Tile]) -> None:
+        """Predict and land a batch; in smaller ones, for good, where there is no memory for it."""
+        predicted = [one for one in batch if not one.is_skipped]
+        size = max(len(predicted), self.engine.min_batch)
+        try:
+            with memory_errors(self.engine.device, f"for a batch of {size} tiles"):
+                logits = self._forward(predicted) if predicted else ()
+        except DeviceMemoryError as error:
+            if not self._use_smaller_batches(size, error):
+                for one in predicted:
+                    one.under_way.fail(error)
+                return
+        else:
+            self._land(batch, iter(logits))
+            return
+        for part in _batched(batch, lambda: self._batch_size):
+            self._predict_batch(part)
+
+    def _use_smaller_batches(self, size: int, error: DeviceMemoryError) -> bool:
+        """Halve the batches after one of `size` tiles failed; False where they are smallest."""
+        if size <= self.engine.min_batch:
+            return False
+        self._batch_size = max(size // 2, self.engine.min_batch)
+        self._warnings.append(f"{error}; from here on batches have {self._batch_size} tiles")
+        return True
+
+    def _forward(self, batch: Sequence[_Tile]) -> torch.Tensor:
         started = perf_counter()
         # An Engine's results depend on no neighbour in a batch of `min_batch`: fill it up, so
         # that a Volume's labels do not depend on which others shared its batches.
         tiles = self.engine.tiles(max(len(batch), self.engine.min_batch))
         tiles[len(batch) :] = 0
-        for room, (under_way, index) in zip(tiles, batch, strict=False):
-            under_way.read_tile(index, room)
+        for room, tile in zip(tiles, batch, strict=False):
+            tile.under_way.read_tile(tile.place, room)
         logits = self.engine.forward(tiles)[: len(batch)]
         self.seconds["forward"] += perf_counter() - started
         return logits
 
-    def _land(self, batch: Sequence[tuple[_Pass, Index]], logits_nczyx: torch.Tensor) -> None:
-        for (under_way, index), logits in zip(batch, logits_nczyx, strict=True):
-            started = perf_counter()
-            under_way.add(index, logits)
-            landed = perf_counter()
+    def _land(self, batch: Sequence[_Tile], logits_czyx: Iterator[torch.Tensor]) -> None:
+        for tile in batch:
+            logits = None if tile.is_skipped else next(logits_czyx)
             try:
-                under_way.finish_layer(index)
-            except BundleError as error:
-                under_way.fail(error)
-            self.seconds["accumulate"] += landed - started
-            self.seconds["finish"] += perf_counter() - landed
+                with memory_errors(self.engine.device, "for the sums of a Block"):
+                    self._land_tile(tile, logits)
+            except (BundleError, DeviceMemoryError) as error:
+                tile.under_way.fail(error)
+
+    def _land_tile(self, tile: _Tile, logits_czyx: torch.Tensor | None) -> None:
+        started = perf_counter()
+        if logits_czyx is None:
+            tile.under_way.skip()
+        else:
+            tile.under_way.add(tile.place, logits_czyx)
+        landed = perf_counter()
+        tile.under_way.finish_layer(tile.place)
+        self.seconds["accumulate"] += landed - started
+        self.seconds["finish"] += perf_counter() - landed
 
 
 class _Pass:
@@ -184,13 +278,33 @@ class _Pass:
         box: Box,
         voxels_czyx: torch.Tensor,
         slab: Slab,
-        values: NDArray[np.unsignedinteger],
+        head: Head,
         result: BlockResult,
     ) -> None:
         self._order, self._box, self._voxels, self._slab = order, box, voxels_czyx, slab
-        self._values, self._result = values, result
+        self._head, self._result = head, result
         self._cells = order.layout.cells(order.block)
         self._outputs = [self._room(cell) for cell in self._cells]
+        self._skip: SkipRule | None = None
+        self._pieces: Sequence[Piece] = ()
+
+    def skip_by(self, rule: SkipRule, pieces: Sequence[Piece]) -> None:
+        """Leave out the tiles that `rule` calls background by the raw voxels in `pieces`."""
+        self._skip, self._pieces = rule, pieces
+
+    def is_background(self, index: Index) -> bool:
+        """Whether a tile is to be skipped."""
+        if self._skip is None:
+            return False
+        layout = self._order.layout
+        box = layout.grid.tile(index) & self._box
+        return self._skip.holds(
+            self._pieces, layout.grid_map.scan_box(box) if layout.grid_map else box
+        )
+
+    def skip(self) -> None:
+        """Count a tile that adds nothing."""
+        self._result.num_skipped += 1
 
     def indices(self) -> Iterator[Index]:
         """Indices of the tiles to predict, layer after layer."""
@@ -201,12 +315,7 @@ class _Pass:
 
     def read_tile(self, index: Index, room_czyx: torch.Tensor) -> None:
         """Copy a tile's voxels to `room_czyx`, zero where it reaches out of the volume."""
-        tile = self._order.layout.grid.tile(index)
-        inside = tile & self._box
-        if inside != tile:
-            room_czyx.zero_()
-        source = self._voxels[:, *inside.relative_to(self._box).slices]
-        room_czyx[:, *inside.relative_to(tile).slices] = source
+        copy_tile(self._voxels, self._box, self._order.layout.grid.tile(index), room_czyx)
 
     def add(self, index: Index, logits_czyx: torch.Tensor) -> None:
         """Add a tile's logits to the slab."""
@@ -224,7 +333,10 @@ class _Pass:
         is_last = following == tiles.stop[axis]
         extent, starts = self._slab.extent, layout.grid.starts[axis]
         position = extent.stop[axis] if is_last else starts[following]
-        if position > layout.finished_region(self._order.block).start[axis]:
+        if layout.grid_map:
+            self._read_out_regridded(self._slab.layer(position), layout.grid_map)
+            self._slab.clear_to(position)
+        elif position > layout.finished_region(self._order.block).start[axis]:
             self._read_out(self._slab.layer(position))
         else:
             self._slab.clear_to(position)  # rebuilt only for what reaches into the Block
@@ -235,6 +347,7 @@ class _Pass:
     def fail(self, error: Exception) -> None:
         """Give the Block up: nothing of it is handed out."""
         self._result.failure = str(error)
+        self._result.is_short = isinstance(error, DeviceMemoryError)
         self._result.cells = []
 
     def _read_out(self, layer: Box) -> None:
@@ -243,62 +356,52 @@ class _Pass:
             if not part:
                 continue
             inside = part.relative_to(cell.box).slices
-            if cell.is_seam:
-                self._slab.take(part, output[:, *inside])
-            else:
-                self._slab.finish(part, output[inside])
+            read_out = self._slab.take if cell.is_seam else self._slab.finish
+            read_out(part, output[:, *inside])
+
+    def _read_out_regridded(self, layer: Box, grid_map: GridMap) -> None:
+        """Finish the scan voxels that need no plane behind `layer`: a part of the one cell."""
+        own = layer & self._order.layout.finished_region(self._order.block)
+        for cell, output in zip(self._cells, self._outputs, strict=True):
+            if part := grid_map.completed(own) & cell.box:
+                out = output[:, *part.relative_to(cell.box).slices]
+                finish_on_scan_grid(self._slab, self._head, grid_map, part, out)
 
     def _room(self, cell: Cell) -> torch.Tensor:
         device = self._voxels.device
         if cell.is_seam:
-            return torch.empty((len(self._values), *cell.box.shape), device=device)
-        dtype = torch.uint8 if len(self._values) <= 256 else torch.int32
-        return torch.empty(cell.box.shape, dtype=dtype, device=device)
+            return torch.empty((self._head.num_sums, *cell.box.shape), device=device)
+        return self._head.room(cell.box.shape, device)
 
     def _close(self) -> None:
         """Hand the cells out as label values and sums; let go of the voxels."""
         for cell, output in zip(self._cells, self._outputs, strict=True):
             array = output.cpu().numpy()
-            self._result.cells.append(array if cell.is_seam else self._values[array])
-        self._outputs, self._voxels = [], torch.empty(0)
+            self._result.cells.append(array if cell.is_seam else self._head.label_values(array))
+        self._outputs, self._voxels, self._pieces = [], torch.empty(0), ()
 
 
-def _assemble(
-    box: Box, pieces: Sequence[Piece], normalizer: Normalizer, device: torch.device
-) -> torch.Tensor:
-    """Normalised voxels float32 (c, *box.shape) from raw pieces, each normalised on the device."""
-    whole = Box((0, *box.start), (len(normalizer.channels), *box.stop))
-    if [part for part, _ in pieces] == [whole]:
-        return normalizer.apply(_as_tensor(pieces[0][1], device))
-    voxels = torch.empty(whole.shape, device=device)
-    for part, raw in pieces:
-        channels = normalizer.channels[part.start[0] : part.stop[0]]
-        values = replace(normalizer, channels=channels).apply(_as_tensor(raw, device))
-        voxels[part.relative_to(whole).slices] = values
-    return voxels
+class _Tile(NamedTuple):
+    """A tile on its way through the network, or past it."""
+
+    under_way: _Pass
+    place: Index
+    is_skipped: bool
 
 
-def _as_tensor(array: Array, device: torch.device) -> torch.Tensor:
-    """`array` without a copy where it lies on the device; never written to."""
-    with warnings.catch_warnings():
-        # Arrays from Ray's object store are read-only, which torch cannot express.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array).to(device)
+def _batched(tiles: Iterable[_Tile], size: Callable[[], int]) -> Iterator[list[_Tile]]:
+    """Tiles in order, `size()` that are predicted at once, and those skipped between them.
 
-
-def label_dtype(class_values: Sequence[int]) -> np.dtype[np.unsignedinteger]:
-    """The smallest unsigned type that holds every label value."""
-    return np.dtype(np.uint8 if max(class_values) < 256 else np.uint16)
-
-
-def _batched(
-    tiles: Iterable[tuple[_Pass, Index]], size: int
-) -> Iterator[list[tuple[_Pass, Index]]]:
-    batch: list[tuple[_Pass, Index]] = []
+    Few are skipped at once: every Block in a batch holds its voxels until the batch has landed.
+    """
+    batch: list[_Tile] = []
+    num_predicted = 0
     for tile in tiles:
         batch.append(tile)
-        if len(batch) == size:
+        num_predicted += not tile.is_skipped
+        is_full = num_predicted >= size() or len(batch) >= MOST_SKIPPED * size()
+        if is_full or num_predicted == 0:
             yield batch
-            batch = []
+            batch, num_predicted = [], 0
     if batch:
         yield batch

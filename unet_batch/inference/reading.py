@@ -8,6 +8,7 @@ handed to it. Small Volumes, many to a Step, are read by one task.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from itertools import product
 from typing import Any
 
 import dask
+import dask.array as da
 import numpy as np
 import ray
 from dask.array.optimization import optimize
@@ -29,6 +31,8 @@ from unet_batch.tiling.box import Box, Index
 
 IO_CPUS = 0.25
 """CPUs that a task which reads or writes asks for: what bounds how many run on a node."""
+
+READERS = 2  # tasks that read a Block, at least
 
 _REMOTE = {"num_cpus": IO_CPUS, "max_retries": 3}
 
@@ -46,17 +50,37 @@ class PieceRef:
     index: int | None = None
 
 
+@ray.remote(num_cpus=IO_CPUS, max_retries=0)
+def prepare_worker() -> None:
+    """Begin a worker process with all that reading and writing import, before it is needed."""
+    limit_zarr_threads()
+    time.sleep(0.2)  # so that those who are begun together do not share one process
+
+
 def read_pieces(volume: Volume, box: Box) -> list[PieceRef]:
     """Start reading `box` (z, y, x) of a Volume; returns at once with its pieces.
 
     The pieces are the Dask chunks that `box` touches; together they cover it once.
     """
-    region = volume.image[(slice(None), *box.slices)]
+    region = _lazy(volume, box)[(slice(None), *box.slices)]
     keys = list(flatten(region.__dask_keys__()))  # type: ignore[no-untyped-call]
     graph = optimize(region.__dask_graph__(), keys)  # type: ignore[no-untyped-call]
     refs = ray_dask_get(graph, keys, ray_persist=True, ray_remote_args=_REMOTE)
     boxes = _chunk_boxes(region.chunks, (0, *box.start))
     return [PieceRef(part, ref) for part, ref in zip(boxes, refs, strict=True)]
+
+
+def _lazy(volume: Volume, box: Box) -> da.Array:
+    """The image in blocks of whole Shards; in thinner ones where `box` is in a single Shard.
+
+    A Replica that waits for its first Block waits half as long where two tasks read it.
+    """
+    image, layers = volume.image, volume.info.chunk_zyx[0]
+    _, z, y, x = map(int, image.chunksize)
+    if image[(slice(0, 1), *box.slices)].npartitions >= READERS or box.shape[0] < 2 * layers:
+        return image
+    thinner = -(-box.shape[0] // READERS // layers) * layers
+    return volume.stored.lazy((1, min(z, thinner), y, x))
 
 
 def read_pack(work: Sequence[tuple[Volume, Box]]) -> list[PieceRef]:

@@ -7,24 +7,33 @@ from dataclasses import dataclass, field
 from resource import RUSAGE_SELF, getrusage
 from time import perf_counter
 
-import numba
 import ray
 import torch
 
 from unet_batch.inference.choosing import EngineKind, load_engine
 from unet_batch.inference.engine import Frame
-from unet_batch.inference.predictor import Array, BlockOrder, Piece, Predictor
+from unet_batch.inference.head import Head
+from unet_batch.inference.precision_check import labels_differ
+from unet_batch.inference.predictor import Array, BlockOrder, Predictor
+from unet_batch.inference.presets import MirroredEngine
 from unet_batch.inference.reading import PieceRef
+from unet_batch.inference.skipping import Piece, SkipRule
 from unet_batch.models.bundle import load_bundle
+from unet_batch.models.precision import resolve_precision
+from unet_batch.models.process import tune_process
 from unet_batch.planning.specs.segment import InferenceSpec
+
+TILES_COMPARED = 2
+"""Tiles on which bfloat16 is held against float32: millions of voxels, and little time."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaReport:
     """What a Replica says of one call.
 
-    `failures` has a reason for each Block, empty where it was predicted. `seconds` says
-    where the call's time went; `busy_s` is all of it.
+    `failures` has a reason for each Block, empty where it was predicted; `short` says of each
+    whether a smaller Block might have had enough memory. `seconds` says where the call's time
+    went; `busy_s` is all of it. `warnings` are for a person.
     """
 
     failures: tuple[str, ...]
@@ -32,35 +41,45 @@ class ReplicaReport:
     busy_s: float
     seconds: dict[str, float] = field(default_factory=dict)
     peak_rss_bytes: int = 0
+    num_skipped: int = 0
+    short: tuple[bool, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Replica:
-    """One model, loaded once. Used as a Ray actor; works as a plain object too."""
+    """One model, loaded once: a Bundle's network, or an ensemble of several.
+
+    Used as a Ray actor; works as a plain object too.
+    """
 
     def __init__(
         self,
-        model: str,
+        models: Sequence[str],
         inference: InferenceSpec,
         *,
         roi_zyx: tuple[int, int, int],
         engine: EngineKind,
         num_threads: int,
     ) -> None:
-        use_threads(num_threads)
-        bundle = load_bundle(model)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        tune_process(num_threads)
+        self._bundles = bundles = [load_bundle(model) for model in models]
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._frame, self._precision = Frame.of(bundles[0], roi_zyx), inference.precision
+        self._head = Head.of(bundles, inference)
         self._predictor = Predictor(
             load_engine(
                 engine,
-                bundle,
-                Frame.of(bundle, roi_zyx),
+                bundles,
+                self._frame,
                 precision=inference.precision,
-                device=device,
+                device=self._device,
+                mirror=inference.mirror,
             ),
-            intensity=bundle.intensity,
-            class_values=[one.value for one in bundle.classes],
+            intensity=bundles[0].intensity,
+            head=self._head,
             importance=inference.importance,
             batch_size=inference.batch_size,
+            skip=SkipRule.of(inference, bundles[0].channels),
         )
 
     def warm_up(self) -> str:
@@ -87,27 +106,49 @@ class Replica:
         cells: list[list[Array | None]] = [
             [None] * len(order.layout.cells(order.block)) for order in orders
         ]
+        short = [False] * len(orders)
         for k, result in zip(readable, results, strict=True):
-            failures[k] = result.failure
+            failures[k], short[k] = result.failure, result.is_short
             cells[k] = list(result.cells) if not result.failure else cells[k]
         report = ReplicaReport(
             failures=tuple(failures),
             num_tiles=sum(result.num_tiles for result in results),
+            num_skipped=sum(result.num_skipped for result in results),
             busy_s=perf_counter() - started,
             seconds=self._predictor.seconds,
             peak_rss_bytes=1024 * getrusage(RUSAGE_SELF).ru_maxrss,  # Linux counts in KiB
+            short=tuple(short),
+            warnings=self._predictor.take_warnings(),
         )
         return (report, *(cell for block in cells for cell in block))
+
+    def bf16_disagreement(
+        self, orders: Sequence[BlockOrder], inputs: Sequence[Sequence[PieceRef]]
+    ) -> float | None:
+        """Share of voxels of a few tiles of a Block whose labels bfloat16 changes.
+
+        The first Block that can be read lends its tiles. None where there is none, or where
+        this Replica computes in float32.
+        """
+        if resolve_precision(self._precision, self._device) == "fp32":
+            return None
+        fetched = ((order, _fetch(pieces)) for order, pieces in zip(orders, inputs, strict=True))
+        readable = ((order, found) for order, found in fetched if not isinstance(found, str))
+        order, pieces = next(readable, (None, ()))
+        if order is None:
+            return None
+        tiles = self._predictor.sample(order, pieces, TILES_COMPARED)
+        rough = self._predictor.engine
+        exact = load_engine(
+            "torch", self._bundles, self._frame, precision="fp32", device=self._device
+        )
+        # Mirroring averages more of the same: it is left out of both.
+        rough = rough.inner if isinstance(rough, MirroredEngine) else rough
+        return labels_differ(rough, exact, self._head, tiles)
 
     def forget(self, volume_id: str) -> None:
         """Drop the slabs of a Volume that was given up."""
         self._predictor.forget(volume_id)
-
-
-def use_threads(number: int) -> None:
-    """Let torch and numba use `number` threads; Ray had set OMP_NUM_THREADS to the actor's CPUs."""
-    torch.set_num_threads(number)
-    numba.set_num_threads(min(number, numba.get_num_threads()))
 
 
 def _fetch(pieces: Sequence[PieceRef]) -> list[Piece] | str:
@@ -116,7 +157,11 @@ def _fetch(pieces: Sequence[PieceRef]) -> list[Piece] | str:
         values = ray.get([piece.ref for piece in pieces])
     except ray.exceptions.RayTaskError as error:
         return f"reading failed: {error.cause}"
-    except ray.exceptions.ObjectLostError as error:
+    except (
+        ray.exceptions.ObjectLostError,
+        ray.exceptions.OutOfMemoryError,
+        ray.exceptions.WorkerCrashedError,
+    ) as error:
         return f"reading failed: {error}"
     arrays = [
         value if piece.index is None else value[piece.index]

@@ -1,4 +1,7 @@
-"""Stitching: the sums that several Sweeps hand out for a Seam, to labels, as a Ray task."""
+"""Stitching: the sums that several Sweeps hand out for a Seam, to the Head's planes.
+
+A Ray task.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,26 @@ import torch
 from numpy.typing import NDArray
 
 from unet_batch.errors import UnetBatchError
+from unet_batch.inference.head import Head
 from unet_batch.inference.reading import IO_CPUS
-from unet_batch.inference.sums import class_indices
 from unet_batch.inference.writing import Done
 
 
 @ray.remote(num_cpus=IO_CPUS, num_returns=2, max_retries=3)
 def stitch(
-    values: NDArray[np.unsignedinteger], *sums_czyx: NDArray[np.float32]
+    head: Head, *sums_czyx: NDArray[np.float32]
 ) -> tuple[Done, NDArray[np.unsignedinteger] | None]:
-    """Labels of a Seam: the Sweeps' sums added in the order given, then the largest class.
+    """Planes (p, z, y, x) of a Seam: the Sweeps' sums added in the order given, then the Head.
 
-    `values` are the label values of the classes. The order is the Sweeps', never that of
-    arrival, so the same sums always give the same labels.
+    The order is the Sweeps', never that of arrival, so the same sums always give the same
+    labels.
     """
     started = perf_counter()
     total = torch.from_numpy(sums_czyx[0].copy())
     for sums in sums_czyx[1:]:
         total += torch.from_numpy(sums.copy())
     try:
-        labels = values[class_indices(total).numpy()]
+        planes = head.label_values(head.planes(total).numpy())
     except UnetBatchError as error:
         return Done(perf_counter() - started, 0, {"": str(error)}), None
-    return Done(perf_counter() - started, total.nbytes, {}), labels
+    return Done(perf_counter() - started, total.nbytes, {}), planes

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from unet_batch.errors import BundleError
 from unet_batch.inference import kernels
+from unet_batch.inference.head import NOT_FINITE, class_indices
 from unet_batch.tiling.box import Box, Index
 from unet_batch.tiling.importance import Importance, importance_bells, importance_map
 
@@ -33,6 +34,10 @@ class Sums(Protocol):
 
         The lower index where two are equal. Raises BundleError where a sum is not finite.
         """
+        ...
+
+    def read(self, ring: Box, out: torch.Tensor) -> None:
+        """Copy the sums to `out`, float32 (classes, *ring.shape)."""
         ...
 
     def take(self, ring: Box, out: torch.Tensor) -> None:
@@ -64,9 +69,13 @@ class DeviceSums:
         out.copy_(class_indices(self._sums[:, *ring.slices]))
         self.clear(ring)
 
+    def read(self, ring: Box, out: torch.Tensor) -> None:
+        """Copy sums."""
+        out.copy_(self._sums[:, *ring.slices])
+
     def take(self, ring: Box, out: torch.Tensor) -> None:
         """Read sums out."""
-        out.copy_(self._sums[:, *ring.slices])
+        self.read(ring, out)
         self.clear(ring)
 
     def clear(self, ring: Box) -> None:
@@ -106,11 +115,14 @@ class HostSums:
         if broken:
             raise BundleError(NOT_FINITE)
 
+    def read(self, ring: Box, out: torch.Tensor) -> None:
+        """Copy sums."""
+        out.copy_(torch.from_numpy(self._classes_first[:, *ring.slices]))
+
     def take(self, ring: Box, out: torch.Tensor) -> None:
         """Read sums out."""
-        part = self._classes_first[:, *ring.slices]
-        out.copy_(torch.from_numpy(part))
-        part[:] = 0
+        self.read(ring, out)
+        self.clear(ring)
 
     def clear(self, ring: Box) -> None:
         """Zero the sums."""
@@ -135,27 +147,9 @@ class HostSums:
         return kernels.add_float32, planes.float().numpy()
 
 
-NOT_FINITE = (
-    "the network's logits are NaN or infinite; check its weights, or predict with"
-    " inference.precision=fp32"
-)
-
-
 def is_channels_last(logits_czyx: torch.Tensor) -> bool:
     """Whether the classes of a voxel are neighbours in memory."""
     return logits_czyx.shape[0] > 1 and logits_czyx.stride(0) == 1
-
-
-def class_indices(sums_czyx: torch.Tensor) -> torch.Tensor:
-    """Index of the largest class of every voxel; the lower index where two are equal.
-
-    `max(0)` rather than `argmax(0)`, which is 10 to 40 times slower classes-first.
-    Raises BundleError where a sum is NaN or infinite.
-    """
-    best = sums_czyx.max(0)
-    if not torch.isfinite(best.values.sum()):
-        raise BundleError(NOT_FINITE)
-    return best.indices
 
 
 def _spans(ring: Box, other: Box) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -33,6 +33,7 @@ from unet_batch.errors import BundleError, SpecError
 from unet_batch.models.metadata import inference_config, metadata
 from unet_batch.models.networks import Definition, build_network, define_network
 from unet_batch.planning.specs.base import SpecModel
+from unet_batch.planning.specs.grid import OWN_GRID, GridSpec
 from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.planning.volume_info import Json, LabelClass
 
@@ -40,16 +41,22 @@ CONFIG = Path("configs/unet_batch.json")
 WEIGHTS = Path("models/model.safetensors")
 _MAX_CONFIG_BYTES = 64 * 2**20
 
+Activation = Literal["softmax", "sigmoid"]
+"""What makes probabilities of logits: of classes that exclude each other, or that may overlap."""
+
 
 class BundleConfig(SpecModel):
     """What `configs/unet_batch.json` holds: all that inference has to know of a model.
 
     Attributes
     ----------
-    classes: one a channel of the logits, the background (value 0) first.
+    classes: one a channel of the logits; of a softmax the background (value 0) first, of a
+        sigmoid, whose classes may overlap, none for the background.
+    activation: what makes probabilities of the logits.
     channels: names of the scan's channels, in the order the network takes them.
     roi: the tile in voxels, one number a spatial axis (zyx or yx).
-    spacing_mm: median spacing (z, y, x) of the Volumes it was trained on.
+    grid: what scans are resampled to for the network; by default they stay as they are.
+    spacing_mm: median spacing (z, y, x) of the Volumes it was trained on, on that grid.
     scores: figures of the training, such as the mean Dice of held-back Volumes.
     data_hashes: content hash of each Volume it was trained on.
     train_spec: the TrainSpec, as a record.
@@ -62,9 +69,10 @@ class BundleConfig(SpecModel):
     spatial_dims: Literal[2, 3] = 3
     channels: tuple[str, ...] = Field(min_length=1)
     roi: tuple[int, ...]
-    classes: tuple[LabelClass, ...] = Field(min_length=2)
-    activation: Literal["softmax"] = "softmax"
+    classes: tuple[LabelClass, ...] = Field(min_length=1)
+    activation: Activation = "softmax"
     intensity: IntensitySpec = IntensitySpec()
+    grid: GridSpec = OWN_GRID
     spacing_mm: tuple[float, float, float]
     scores: dict[str, float] = Field(default_factory=dict)
     data_hashes: dict[str, str] = Field(default_factory=dict)
@@ -74,10 +82,19 @@ class BundleConfig(SpecModel):
     def _check(self) -> Self:
         if len(self.roi) != self.spatial_dims or min(self.roi) < 1:
             raise ValueError(f"roi {self.roi} must be {self.spatial_dims} positive numbers")
-        values = [one.value for one in self.classes]
-        if values[0] != 0 or len(set(values)) != len(values) or not 0 <= max(values) < 2**16:
-            raise ValueError(f"class values {values} must differ, fit uint16 and begin with 0")
+        if self.grid.spacing_mm == "median":
+            raise ValueError("grid.spacing_mm of a Bundle must be in millimetres")
+        self._check_classes()
         return self
+
+    def _check_classes(self) -> None:
+        values = [one.value for one in self.classes]
+        if len(set(values)) != len(values) or min(values) < 0 or max(values) >= 2**16:
+            raise ValueError(f"class values {values} must differ and fit uint16")
+        if self.activation == "softmax" and (values[0] != 0 or len(values) == 1):
+            raise ValueError(f"class values {values} of a softmax must begin with 0, then others")
+        if self.activation == "sigmoid" and 0 in values:
+            raise ValueError(f"class values {values} of a sigmoid must not name the background, 0")
 
     @property
     def in_channels(self) -> int:
@@ -151,10 +168,11 @@ def save_bundle(
     """
     path = Path(path)
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    _network_for(config, tensors)
+    names = _names_of_shared(_network_for(config, tensors))
+    own = {name: tensors[name] for name in tensors if names[name] == name}
     pickled = io.BytesIO()
     torch.save(tensors, pickled)
-    _replace(path / WEIGHTS, save_tensors(tensors))
+    _replace(path / WEIGHTS, save_tensors(own))
     _replace(path / "models/model.pt", pickled.getvalue())
     _replace(path / "configs/inference.json", _json(inference_config(config)))
     _replace(path / "configs/metadata.json", _json(metadata(config, description)))
@@ -162,12 +180,35 @@ def save_bundle(
     return load_bundle(path)
 
 
+def require_alike(bundles: Sequence[Bundle], *, same_roi: bool = True) -> None:
+    """Raises BundleError, naming what differs, where Bundles cannot be one ensemble.
+
+    All members see the same tiles, normalised once, and name the same classes; `same_roi`
+    says whether the tile is theirs to choose.
+    """
+    first = bundles[0]
+    fields = ["classes", "activation", "channels", "spatial_dims", "intensity", "grid"]
+    for other in bundles[1:]:
+        for field in [*fields, "roi"] if same_roi else fields:
+            ours, theirs = getattr(first, field), getattr(other, field)
+            if ours != theirs:
+                raise BundleError(
+                    f"Bundles {first.path} and {other.path} cannot be one ensemble: their {field}"
+                    f" differ, {ours} and {theirs}. Leave one out, or segment with each alone"
+                )
+
+
 def _network_for(config: BundleConfig, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
     """The network holding `state` itself: built without memory, so a false config costs none."""
     try:
         with torch.device("meta"):
             network = config.build_network()
-        network.load_state_dict(state, assign=True)
+        shared = {
+            name: state[first]
+            for name, first in _names_of_shared(network).items()
+            if first in state
+        }
+        network.load_state_dict({**state, **shared}, assign=True)
     except SpecError as error:
         raise BundleError(f"Bundle {config.name!r}: {error}") from error
     except RuntimeError as error:
@@ -176,6 +217,16 @@ def _network_for(config: BundleConfig, state: Mapping[str, torch.Tensor]) -> tor
             f" {config.network_arguments}: {error}"
         ) from error
     return network
+
+
+def _names_of_shared(network: torch.nn.Module) -> dict[str, str]:
+    """Each name of the state_dict to the first name of the same tensor.
+
+    DynUNet holds its blocks under two names; safetensors stores a tensor once.
+    """
+    first: dict[int, str] = {}
+    tensors = network.state_dict(keep_vars=True)
+    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors.items()}
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Footprint: the bytes of activations a forward pass holds at its worst, without running it.
+"""Footprint: the bytes and operations of a forward pass, without running it.
 
 The network runs on torch's meta device, where tensors have shapes but no memory, and every
 storage an operation makes is counted for as long as Python holds it. Scratch space inside
@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 
 def activation_bytes(
@@ -35,10 +36,24 @@ def activation_bytes(
     `batch_shape` is (n, channels, *tile); `dtype` what the pass computes in (bfloat16 under
     autocast). The weights are not counted; `network` is left as it is.
     """
-    skeleton = copy.deepcopy(network).to(device="meta", dtype=dtype).eval()
-    with torch.no_grad(), _LiveBytes() as live:
-        skeleton(torch.empty(tuple(batch_shape), dtype=dtype, device="meta"))
+    with _LiveBytes() as live:
+        _run_without_memory(network, batch_shape, dtype)
     return int(live.peak)
+
+
+def forward_flops(network: torch.nn.Module, batch_shape: Sequence[int]) -> float:
+    """Floating-point operations of one forward pass, a multiply-add counting as two."""
+    with FlopCounterMode(display=False) as counter:
+        _run_without_memory(network, batch_shape, torch.float32)
+    return float(counter.get_total_flops())
+
+
+def _run_without_memory(
+    network: torch.nn.Module, batch_shape: Sequence[int], dtype: torch.dtype
+) -> None:
+    skeleton = copy.deepcopy(network).to(device="meta", dtype=dtype).eval()
+    with torch.no_grad():
+        skeleton(torch.empty(tuple(batch_shape), dtype=dtype, device="meta"))
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

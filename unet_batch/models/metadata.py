@@ -17,7 +17,7 @@ _SCHEMA = (
 
 def metadata(config: BundleConfig, description: str) -> dict[str, Any]:
     """`configs/metadata.json`: who made what with which versions, and the data's format."""
-    foreground = [one.name for one in config.classes[1:]]
+    foreground = [one.name for one in config.classes if one.value]
     return {
         "schema": _SCHEMA,
         "version": "0.1.0",

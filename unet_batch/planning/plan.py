@@ -19,12 +19,21 @@ from typing import NamedTuple
 import numpy as np
 
 from unet_batch.errors import BundleError, UnetBatchError, VoxelError
-from unet_batch.planning.cost import Footprint, ModelCost, choose_layout, footprint
+from unet_batch.planning.cost import (
+    CPU_PACE,
+    Footprint,
+    ModelCost,
+    Pace,
+    choose_layout,
+    footprint,
+)
+from unet_batch.planning.specs.grid import OWN_GRID, GridSpec
 from unet_batch.planning.specs.segment import InferenceSpec
 from unet_batch.planning.volume_info import VolumeBrief, VolumeInfo
 from unet_batch.tiling.blocks import Block, BlockLayout
 from unet_batch.tiling.box import Box
 from unet_batch.tiling.grid import TileGrid
+from unet_batch.tiling.grid_map import GridMap
 
 Shape3 = tuple[int, int, int]
 PACK_BATCHES = 8  # batches a pack of small volumes fills: few calls, yet fair shares
@@ -55,7 +64,7 @@ class VolumePlan:
     @property
     def num_tiles(self) -> int:
         """Tiles to predict."""
-        return self.layout.grid.num_tiles
+        return self.layout.num_tiles
 
     @property
     def write_regions(self) -> Iterator[Box]:
@@ -85,6 +94,8 @@ class Planner:
     channels: names of the channels that the model takes.
     memory_budget: bytes a Replica may hold.
     min_sweeps: Sweeps a volume is cut into at least, to share it out to several Replicas.
+    pace: a Replica's nominal speed, by which the treatment of each cut is chosen.
+    grid: what scans are resampled to; tiles lie on that grid.
     """
 
     inference: InferenceSpec
@@ -93,6 +104,8 @@ class Planner:
     channels: tuple[str, ...]
     memory_budget: int
     min_sweeps: int = 1
+    pace: Pace = CPU_PACE
+    grid: GridSpec = OWN_GRID
 
     def plan(self, info: VolumeInfo) -> VolumePlan:
         """The Volume's plan.
@@ -106,7 +119,8 @@ class Planner:
     def layout(self, volume: VolumeInfo | VolumeBrief) -> BlockLayout:
         """How the Volume is cut; raises as `plan`. Volumes of one shape share the answer."""
         self._check(volume)
-        return self._layout(volume.shape_zyx, np.dtype(volume.dtype).itemsize)
+        grid_map = self.grid.map_of(volume)
+        return self._layout(volume.shape_zyx, np.dtype(volume.dtype).itemsize, grid_map)
 
     def footprint(self, plan: VolumePlan) -> Footprint:
         """Bytes a Replica holds for the Volume's largest Block."""
@@ -131,15 +145,19 @@ class Planner:
             )
 
     @cached_property
-    def _layout(self) -> Callable[[Shape3, int], BlockLayout]:
+    def _layout(self) -> Callable[[Shape3, int, GridMap | None], BlockLayout]:
         @lru_cache(maxsize=4096)
-        def layout(shape: Shape3, itemsize: int) -> BlockLayout:
+        def layout(shape: Shape3, itemsize: int, grid_map: GridMap | None) -> BlockLayout:
+            tiled = grid_map.model_shape if grid_map else shape
             return choose_layout(
-                TileGrid.of(shape, self.roi_zyx, self.inference.overlap),
+                TileGrid.of(tiled, self.roi_zyx, self.inference.overlap),
                 self.model,
                 itemsize=itemsize,
                 memory_budget=self.memory_budget,
                 min_sweeps=self.min_sweeps,
+                cuts=self.inference.cuts,
+                pace=self.pace,
+                grid_map=grid_map,
             )
 
         return layout

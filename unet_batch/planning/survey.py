@@ -14,6 +14,8 @@ from unet_batch.errors import UnetBatchError
 from unet_batch.planning.plan import Planner
 from unet_batch.planning.volume_info import VolumeBrief, VolumeInfo
 
+AnyVolume = VolumeBrief | VolumeInfo
+
 
 @dataclass(frozen=True, slots=True)
 class VolumeCost:
@@ -26,12 +28,21 @@ class VolumeCost:
 
 
 def survey(
-    planner: Planner, volumes: Iterable[VolumeBrief]
-) -> Iterator[tuple[VolumeBrief, VolumeCost | str]]:
-    """Each Volume with its cost, or with the reason for which it would be quarantined; lazy."""
+    planner: Planner, volumes: Iterable[AnyVolume]
+) -> Iterator[tuple[AnyVolume, VolumeCost | str]]:
+    """Each Volume with its cost, or with the reason for which it would be quarantined; lazy.
+
+    Briefs do, unless the model wants an orientation: that needs the affine of a VolumeInfo.
+    """
     known: dict[tuple[object, ...], VolumeCost | str] = {}
     for volume in volumes:
-        key = (volume.shape_zyx, volume.dtype, volume.channels, volume.num_nonfinite)
+        key = (
+            volume.shape_zyx,
+            volume.dtype,
+            volume.channels,
+            volume.num_nonfinite,
+            planner.grid.map_of(volume),
+        )
         cost = known.get(key)
         if cost is None:
             cost = _cost(planner, volume)
@@ -40,13 +51,13 @@ def survey(
         yield volume, cost
 
 
-def _cost(planner: Planner, volume: VolumeBrief | VolumeInfo) -> VolumeCost | str:
+def _cost(planner: Planner, volume: AnyVolume) -> VolumeCost | str:
     try:
         layout = planner.layout(volume)
     except UnetBatchError as error:
         return str(error)
     return VolumeCost(
-        num_tiles=layout.grid.num_tiles,
+        num_tiles=layout.num_tiles,
         num_blocks=layout.num_blocks,
         num_sweeps=len(layout.sweeps),
         memory_bytes=planner.layout_footprint(layout, volume.dtype).total,

@@ -39,6 +39,26 @@ class ChannelStatistics:
     num_nonfinite: int
 
 
+@dataclass(frozen=True, slots=True)
+class OutsideImage:
+    """Where the voxels of a Volume lie that was taken in place: an OME-Zarr image elsewhere.
+
+    Attributes
+    ----------
+    url: address of the image, absolute.
+    path: the array of full resolution in it.
+    axes: a letter for each axis of that array, in its own order (`tczyx`, `xyz`).
+    version: digest of what is stored there, by which a changed image is told.
+    block_czyx: voxels worth reading at once, whole chunks.
+    """
+
+    url: str
+    path: str
+    axes: str
+    version: str = ""
+    block_czyx: tuple[int, int, int, int] = (1, 1, 1, 1)
+
+
 class VolumeBrief(NamedTuple):
     """What lists and plans need of a Volume: of a million they are made in seconds.
 
@@ -53,6 +73,7 @@ class VolumeBrief(NamedTuple):
     num_nonfinite: int
     channels: tuple[str, ...]
     labels: tuple[str, ...]
+    content_hash: str = ""
 
     @property
     def num_voxels(self) -> int:
@@ -77,6 +98,7 @@ class VolumeInfo:
     labels: names of the published Labels.
     statistics: one a channel.
     warnings: what the checks at ingest found odd but usable.
+    outside: where the voxels lie if not in the Archive.
     """
 
     id: str
@@ -93,6 +115,7 @@ class VolumeInfo:
     labels: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     metadata: Mapping[str, Json] = field(default_factory=dict)
+    outside: OutsideImage | None = None
 
     @property
     def shape_zyx(self) -> tuple[int, int, int]:

@@ -14,20 +14,42 @@ Where the extents of two or more Sweeps overlap, no Replica has the whole sum: t
 are a Seam. The volume is therefore cut along global breakpoints into cells; each cell knows
 the Sweeps that contribute to it. One contributor: it finishes the cell on its device.
 Several: each hands out its sums, and the Stitcher adds them in Sweep order.
+
+A cut may be recomputed instead: both sides then end at the cut voxel, the side behind it
+predicts the tiles that reach over it once more, and there is no Seam.
+
+    travel     before [=============|~~~~~~]           ~ sums of both sides are added
+               behind               [~~~~~~|=======]
+    recompute  before [=============|                  each side has all that it needs
+               behind        (again).[=============]
+
+With a GridMap the tiles lie on its model grid, and what Blocks finish on the scan's own: the
+scan voxels whose interpolation needs no later model voxel. Sums cannot travel then, and the
+side behind a cut keeps one more plane, since a scan voxel at the cut lies between the two.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
+from typing import NamedTuple
 
 from unet_batch.tiling.box import Box, Index
 from unet_batch.tiling.grid import TileGrid
+from unet_batch.tiling.grid_map import GridMap
 
 Interval = tuple[int, int]
+
+
+class _Span(NamedTuple):
+    """A group along one axis: its tiles, the voxels it has sums for, and those it finishes."""
+
+    tiles: Interval
+    voxels: Interval
+    own: Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +86,20 @@ class BlockLayout:
     grid: the volume's tiles.
     axis: the axis along which Sweeps are walked.
     groups: for every axis the first tile index of each group; Sweeps are their products.
-    layers: tile layers a Block holds along `axis`, at most.
+    layers: tile layers a Block holds along `axis`, at most; the first Block of a Sweep
+        holds those that are recomputed besides.
+    recomputed: for every axis the groups, by first tile index, that are cut off from the one
+        before by tiles predicted again; at all other cuts sums travel.
+    grid_map: between the tiles' grid and the scan's, where they differ; needs every cut to
+        be recomputed.
     """
 
     grid: TileGrid
     axis: int
     groups: tuple[Index, ...]
     layers: int
+    recomputed: tuple[Index, ...] = ()
+    grid_map: GridMap | None = None
 
     @classmethod
     def whole(cls, grid: TileGrid, *, axis: int = 0) -> BlockLayout:
@@ -79,17 +108,26 @@ class BlockLayout:
 
     @cached_property
     def sweeps(self) -> tuple[Box, ...]:
-        """The Sweeps as Boxes of tile indices, in C order of their groups."""
-        axes = [
-            list(pairwise((*starts, count)))
-            for starts, count in zip(self.groups, self.grid.counts, strict=True)
-        ]
-        return tuple(_box(intervals) for intervals in product(*axes))
+        """The Sweeps as Boxes of tile indices, in C order of their groups.
+
+        They partition the grid, but for the tiles that are recomputed.
+        """
+        return tuple(_box([span.tiles for span in spans]) for spans in product(*self._spans))
 
     @cached_property
     def extents(self) -> tuple[Box, ...]:
-        """The voxels each Sweep's tiles cover; neighbours overlap."""
-        return tuple(self.grid.extent(tiles) for tiles in self.sweeps)
+        """The voxels each Sweep has sums for; neighbours overlap where sums travel."""
+        return tuple(_box([span.voxels for span in spans]) for spans in product(*self._spans))
+
+    @cached_property
+    def _own(self) -> tuple[Box, ...]:
+        """Of these extents what each Sweep finishes or contributes to."""
+        return tuple(_box([span.own for span in spans]) for spans in product(*self._spans))
+
+    @cached_property
+    def num_tiles(self) -> int:
+        """Tiles that are predicted, those that are recomputed included."""
+        return sum(tiles.num_voxels for tiles in self.sweeps)
 
     @property
     def num_blocks(self) -> int:
@@ -99,23 +137,33 @@ class BlockLayout:
     def blocks(self, sweep: int) -> tuple[Block, ...]:
         """The Blocks of one Sweep in the order they must run."""
         tiles, axis = self.sweeps[sweep], self.axis
-        firsts = range(tiles.start[axis], tiles.stop[axis], self.layers)
+        stop, own = tiles.stop[axis], self._own[sweep]
+        # Layers that begin before what is finished are there for what follows: they end no Block.
+        first_own = bisect_left(self.grid.starts[axis], own.start[axis], tiles.start[axis], stop)
+        firsts = [tiles.start[axis], *range(first_own + self.layers, stop, self.layers)]
         return tuple(
-            Block(sweep, number, _replace(tiles, axis, k, min(k + self.layers, tiles.stop[axis])))
-            for number, k in enumerate(firsts)
+            Block(sweep, number, _replace(tiles, axis, first, end))
+            for number, (first, end) in enumerate(pairwise([*firsts, stop]))
         )
 
     def finished_region(self, block: Block) -> Box:
         """Voxels that no later tile of the Sweep reaches once this Block has landed."""
-        extent, axis, starts = self.extents[block.sweep], self.axis, self.grid.starts[self.axis]
+        own, axis, starts = self._own[block.sweep], self.axis, self.grid.starts[self.axis]
         first, stop = block.tiles.start[axis], block.tiles.stop[axis]
         is_last = stop == self.sweeps[block.sweep].stop[axis]
-        lower = extent.start[axis] if block.number == 0 else starts[first]
-        return _replace(extent, axis, lower, extent.stop[axis] if is_last else starts[stop])
+        lower = own.start[axis] if block.number == 0 else starts[first]
+        return _replace(own, axis, lower, own.stop[axis] if is_last else starts[stop])
+
+    def scan_region(self, block: Block) -> Box:
+        """The same on the scan's own grid: what the Block hands out. Empty, if that is coarse."""
+        region = self.finished_region(block)
+        return self.grid_map.completed(region) if self.grid_map else region
 
     def cells(self, block: Block) -> tuple[Cell, ...]:
-        """The cells this Block finishes or contributes sums to, in C order."""
-        region = self.finished_region(block)
+        """The cells this Block finishes or contributes sums to, in C order, on the scan's grid."""
+        region = self.scan_region(block)
+        if self.grid_map:
+            return (Cell(region, (block.sweep,)),) if region else ()
         axes = [
             self._intervals(axis, a, b)
             for axis, (a, b) in enumerate(zip(region.start, region.stop, strict=True))
@@ -129,7 +177,7 @@ class BlockLayout:
         """
         axis, starts = self.axis, self.grid.starts[self.axis]
         first, begin = block.tiles.start[axis], self.sweeps[block.sweep].start[axis]
-        reach = starts[first] - self.grid.roi[axis]
+        reach = starts[first] - self.planes_kept - self.grid.roi[axis]
         while begin < first and starts[begin] <= reach:
             begin += 1
         return _replace(block.tiles, axis, begin, first)
@@ -141,6 +189,39 @@ class BlockLayout:
             begin = self.rebuild_tiles(block).start[self.axis]
             tiles = _replace(tiles, self.axis, begin, tiles.stop[self.axis])
         return self.grid.extent(tiles)
+
+    def read_box(self, block: Block, *, rebuild: bool = False) -> Box:
+        """The same on the scan's own grid: the voxels to fetch."""
+        box = self.input_box(block, rebuild=rebuild)
+        return self.grid_map.scan_box(box) if self.grid_map else box
+
+    @property
+    def planes_kept(self) -> int:
+        """Finished planes along `axis` that what follows is interpolated from as well."""
+        return self._margin(self.axis)
+
+    def _margin(self, axis: int) -> int:
+        return int(self.grid_map is not None and self.grid_map.axes[axis].is_interpolated)
+
+    @cached_property
+    def _spans(self) -> tuple[tuple[_Span, ...], ...]:
+        """Along each axis: the tiles and voxels of each group."""
+        again = self.recomputed or ((),) * len(self.groups)
+        return tuple(
+            tuple(self._axis_spans(axis, groups, cuts))
+            for axis, (groups, cuts) in enumerate(zip(self.groups, again, strict=True))
+        )
+
+    def _axis_spans(self, axis: int, groups: Index, cuts: Index) -> Iterator[_Span]:
+        starts, roi, size = self.grid.starts[axis], self.grid.roi[axis], self.grid.shape[axis]
+        for first, stop in pairwise((*groups, len(starts))):
+            # Nothing crosses a recomputed cut: the last one before and the next one behind.
+            own = max((starts[cut] for cut in cuts if cut <= first), default=0)
+            high = min((starts[cut] for cut in cuts if cut > first), default=size)
+            low = max(0, own - self._margin(axis))
+            begin = bisect_right(starts, low - roi) if first in cuts else first
+            voxels = max(low, starts[begin]), min(high, starts[stop - 1] + roi)
+            yield _Span((begin, stop), voxels, (max(own, voxels[0]), voxels[1]))
 
     @cached_property
     def _breakpoints(self) -> tuple[Index, ...]:
@@ -162,7 +243,7 @@ class BlockLayout:
         return Cell(box, tuple(k for k, extent in enumerate(self.extents) if box in extent))
 
 
-def _box(intervals: tuple[Interval, ...]) -> Box:
+def _box(intervals: Sequence[Interval]) -> Box:
     return Box(tuple(a for a, _ in intervals), tuple(b for _, b in intervals))
 
 

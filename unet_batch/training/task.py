@@ -8,6 +8,7 @@ from statistics import median
 
 from unet_batch.errors import SpecError
 from unet_batch.models.networks import Definition, define_network
+from unet_batch.planning.specs.grid import GridSpec
 from unet_batch.planning.specs.train import TrainSpec
 from unet_batch.planning.split import Split, split_volumes
 from unet_batch.planning.volume_info import LabelClass, VolumeInfo
@@ -23,7 +24,8 @@ class TrainTask:
     archive_url: absolute, since workers run in folders of their own.
     classes: of the logits, the background first.
     channels: of every Volume, in order.
-    spacing_mm: median over the Volumes to train on (z, y, x).
+    grid: that of the network: the Spec's, with numbers for a median spacing.
+    spacing_mm: median over the Volumes to train on (z, y, x), on that grid.
     data_hashes: content hash of each Volume to train on.
     """
 
@@ -32,6 +34,7 @@ class TrainTask:
     split: Split
     classes: tuple[LabelClass, ...]
     channels: tuple[str, ...]
+    grid: GridSpec
     spacing_mm: tuple[float, float, float]
     data_hashes: dict[str, str]
 
@@ -61,13 +64,15 @@ def plan_training(archive: Archive, spec: TrainSpec) -> TrainTask:
         )
     split = split_volumes(infos, spec.split)
     train = [infos[one] for one in split.train]
+    grid = _resolved_grid(spec, train)
     task = TrainTask(
         spec=spec,
         archive_url=archive.url,
         split=split,
         classes=_common_classes(archive, list(infos), spec.truth),
         channels=_common_channels(list(infos.values())),
-        spacing_mm=_median_spacing(train),
+        grid=grid,
+        spacing_mm=_median_spacing(grid, train),
         data_hashes={one.id: one.content_hash for one in train},
     )
     _check_roi(spec.roi, task.network().divisor)
@@ -102,8 +107,24 @@ def _common_classes(archive: Archive, ids: Sequence[str], truth: str) -> tuple[L
     return tuple(classes[value] for value in sorted(classes))
 
 
-def _median_spacing(infos: Sequence[VolumeInfo]) -> tuple[float, float, float]:
-    z, y, x = (median(axis) for axis in zip(*(one.spacing_mm for one in infos), strict=True))
+def _resolved_grid(spec: TrainSpec, infos: Sequence[VolumeInfo]) -> GridSpec:
+    """The Spec's grid; a median spacing in millimetres, slices of a planar network as they are."""
+    if spec.grid.spacing_mm != "median":
+        return spec.grid
+    oriented = spec.grid.model_copy(update={"spacing_mm": None})
+    z, y, x = _median_spacing(oriented, infos)
+    wanted = (None if spec.network.spatial_dims == 2 else z, y, x)
+    return oriented.model_copy(update={"spacing_mm": wanted})
+
+
+def _median_spacing(grid: GridSpec, infos: Sequence[VolumeInfo]) -> tuple[float, float, float]:
+    """Of the Volumes on `grid`."""
+    maps = [grid.map_of(info) for info in infos]
+    spacings = [
+        grid_map.model_spacing(info.spacing_mm) if grid_map else info.spacing_mm
+        for grid_map, info in zip(maps, infos, strict=True)
+    ]
+    z, y, x = (median(axis) for axis in zip(*spacings, strict=True))
     return z, y, x
 
 

@@ -15,7 +15,7 @@ from unet_batch.tiling.box import Box
 from unet_batch.training.volumes import TrainingVolume
 
 
-def predict_volume(
+def predict_logits(
     network: torch.nn.Module,
     image_czyx: torch.Tensor,
     *,
@@ -23,7 +23,7 @@ def predict_volume(
     autocast: AbstractContextManager[None],
     overlap: float = 0.5,
 ) -> torch.Tensor:
-    """Class indices (z, y, x) of a normalised image, by a sliding window of `roi`.
+    """Logits (classes, z, y, x) of a normalised image, by a sliding window of `roi`.
 
     A 2-D network (two numbers in `roi`) sees every z slice.
     """
@@ -32,8 +32,7 @@ def predict_volume(
     inputs = image_czyx.transpose(0, 1) if is_planar else image_czyx[None]
     with torch.inference_mode(), autocast:
         logits = torch.as_tensor(inferer(inputs, network))
-    classes = logits.max(dim=1).indices
-    return classes if is_planar else classes[0]
+    return logits.transpose(0, 1) if is_planar else logits[0]
 
 
 def score_volumes(
@@ -45,12 +44,13 @@ def score_volumes(
     device: torch.device,
     autocast: AbstractContextManager[None],
 ) -> dict[str, list[float]]:
-    """Dice of each class (without the background) by Volume id."""
+    """Dice of each class (without the background) by Volume id, on each scan's own grid."""
     scores = {}
     foreground = range(1, num_classes)
     for volume in volumes:
-        image, truth = volume.read(Box.from_shape(volume.shape_zyx))
-        predicted = predict_volume(network, image.to(device), roi=roi, autocast=autocast)
+        image, _ = volume.read(Box.from_shape(volume.shape_zyx))
+        logits = predict_logits(network, image.to(device), roi=roi, autocast=autocast)
+        predicted, truth = volume.classify(logits), volume.read_truth()
         overlap = count_overlap(_as_mask(predicted), _as_mask(truth), foreground)
         scores[volume.id] = overlap.dice.tolist()
     return scores

@@ -1,4 +1,9 @@
-"""TrainingVolume: a Volume and its truth as training reads them, from memory or from Zarr."""
+"""TrainingVolume: a Volume and its truth as training reads them, from memory or from Zarr.
+
+Where the network wants another grid, all that is read lies on that grid: a region is
+normalised and then resampled as it is read, as at inference, and its truth takes the nearest
+voxel's class.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,8 @@ from numpy.typing import NDArray
 
 from unet_batch.errors import SpecError
 from unet_batch.models.intensity import Normalizer
+from unet_batch.models.resampling import nearest_to_model_grid, to_model_grid, to_scan_grid
+from unet_batch.planning.specs.grid import OWN_GRID, GridSpec
 from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive
@@ -23,6 +30,8 @@ from unet_batch.tiling.box import Box
 _MAX_LOCATIONS = 1000
 # Voxels of truth looked at together while searching a Volume too large for memory.
 _SEARCH_CELL_ZYX = (128, 256, 256)
+# Planes of the scan whose logits are resampled together while validating.
+_PLANES_RESAMPLED = 8
 
 
 @dataclass
@@ -45,7 +54,8 @@ class MemoryBudget:
 class TrainingVolume:
     """One Volume with the Labels to learn, opened on first use.
 
-    `classes` are those of the network, in the order of its logits.
+    `classes` are those of the network, in the order of its logits. `shape_zyx` and
+    `spacing_mm` are those of the network's grid.
     """
 
     def __init__(
@@ -56,10 +66,15 @@ class TrainingVolume:
         classes: Sequence[LabelClass],
         intensity: IntensitySpec,
         budget: MemoryBudget,
+        grid: GridSpec = OWN_GRID,
     ) -> None:
         self.id = volume.id
-        self.spacing_mm = volume.spacing_mm
-        self.shape_zyx = volume.info.shape_zyx
+        self._grid_map = grid.map_of(volume.info)
+        self.spacing_mm: tuple[float, ...] = volume.spacing_mm
+        self.shape_zyx: tuple[int, ...] = volume.info.shape_zyx
+        if self._grid_map:
+            self.spacing_mm = self._grid_map.model_spacing(volume.spacing_mm)
+            self.shape_zyx = self._grid_map.model_shape
         self._volume = volume
         self._truth_name = truth
         self._values = tuple(one.value for one in classes)
@@ -70,10 +85,33 @@ class TrainingVolume:
 
     def read(self, region: Box) -> tuple[torch.Tensor, torch.Tensor]:
         """Network input (c, *region) float32 and class indices (*region) int64 of `region`."""
-        image, truth = self._open()
-        voxels = torch.from_numpy(_in_memory(image[(slice(None), *region.slices)]))
-        indices = self._class_indices(_in_memory(truth[region.slices]))
-        return self._normalizer.apply(voxels), torch.from_numpy(indices)
+        if self._grid_map is None:
+            return self._read(region)
+        held = self._grid_map.scan_box(region)
+        image, truth = self._read(held)
+        return (
+            to_model_grid(image, held, self._grid_map, region),
+            nearest_to_model_grid(truth, held, self._grid_map, region),
+        )
+
+    def read_truth(self) -> torch.Tensor:
+        """Class indices (z, y, x) int64 on the scan's own grid, all of them."""
+        return self._read_truth(Box.from_shape(self._volume.info.shape_zyx))
+
+    def classify(self, logits_czyx: torch.Tensor) -> torch.Tensor:
+        """Class indices (z, y, x), on the scan's own grid, of a whole Volume's logits.
+
+        The logits, on the network's grid, are resampled a few planes at a time.
+        """
+        grid_map, shape = self._grid_map, self._volume.info.shape_zyx
+        if grid_map is None:
+            return logits_czyx.max(dim=0).indices
+        classes = torch.empty(shape, dtype=torch.int64)
+        for part in Box.from_shape(shape).split((_PLANES_RESAMPLED, *shape[1:])):
+            held = grid_map.model_box(part)
+            logits = to_scan_grid(logits_czyx[:, *held.slices], held, grid_map, part)
+            classes[part.slices] = logits.max(dim=0).indices
+        return classes
 
     def draw_foreground(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
         """A random labelled voxel (zyx) of a random class; None where nothing is labelled."""
@@ -82,7 +120,18 @@ class TrainingVolume:
         if not self._locations:
             return None
         locations = self._locations[rng.integers(len(self._locations))]
-        return np.asarray(locations[rng.integers(len(locations))])
+        location = locations[rng.integers(len(locations))]
+        return np.asarray(self._grid_map.nearest(location) if self._grid_map else location)
+
+    def _read(self, region: Box) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `read`, of a region of the scan's own grid."""
+        image, _ = self._open()
+        voxels = torch.from_numpy(_in_memory(image[(slice(None), *region.slices)]))
+        return self._normalizer.apply(voxels), self._read_truth(region)
+
+    def _read_truth(self, region: Box) -> torch.Tensor:
+        _, truth = self._open()
+        return torch.from_numpy(self._class_indices(_in_memory(truth[region.slices])))
 
     def _open(self) -> tuple[Any, Any]:
         """Image and truth: NumPy arrays where they fit the budget, lazy ones otherwise."""
@@ -111,7 +160,7 @@ class TrainingVolume:
         _, truth = self._open()
         rng = np.random.default_rng(0)
         found: Mapping[int, list[NDArray[np.int64]]] = {v: [] for v in self._values[1:]}
-        for cell in Box.from_shape(self.shape_zyx).split(_SEARCH_CELL_ZYX):
+        for cell in Box.from_shape(self._volume.info.shape_zyx).split(_SEARCH_CELL_ZYX):
             part = _in_memory(truth[cell.slices])
             for value, places in found.items():
                 inside = np.argwhere(part == value)
@@ -128,11 +177,17 @@ def open_training_volumes(
     classes: Sequence[LabelClass],
     intensity: IntensitySpec,
     budget: MemoryBudget,
+    grid: GridSpec = OWN_GRID,
 ) -> list[TrainingVolume]:
     """The Volumes of `volume_ids`, none of them read yet. They share `budget`."""
     return [
         TrainingVolume(
-            archive[one], truth=truth, classes=classes, intensity=intensity, budget=budget
+            archive[one],
+            truth=truth,
+            classes=classes,
+            intensity=intensity,
+            budget=budget,
+            grid=grid,
         )
         for one in volume_ids
     ]

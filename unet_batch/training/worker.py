@@ -14,6 +14,7 @@ import torch
 from ray.train.torch import get_device, prepare_model
 
 from unet_batch.models.networks import build_network
+from unet_batch.models.process import tune_process
 from unet_batch.monitoring.events import TrainStep, Validated
 from unet_batch.storage.archive import open_archive
 from unet_batch.training.learner import Learner
@@ -39,8 +40,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
     `config` holds the `task`, this worker's `num_threads`, and the `mailbox` for events.
     """
-    # Ray sets OMP_NUM_THREADS, which torch read before it knew of this worker's CPUs.
-    torch.set_num_threads(min(config["num_threads"], os.cpu_count() or 1))
+    tune_process(min(config["num_threads"], os.cpu_count() or 1))
     worker = _Worker(config["task"], config["mailbox"])
     worker.resume()
     worker.run()
@@ -167,6 +167,7 @@ def _open_volumes(
         classes=task.classes,
         intensity=task.spec.intensity,
         budget=budget,
+        grid=task.grid,
     )
 
 

@@ -11,32 +11,29 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import cast
 
 import numpy as np
 import torch
-from monai.inferers import SlidingWindowInferer
 
 from unet_batch.errors import SpecError
 from unet_batch.formats.scan import Scan
 from unet_batch.inference.choosing import EngineKind, choose_engine, load_engine
 from unet_batch.inference.engine import Engine, Frame
 from unet_batch.inference.pool import ReplicaPool, ReplicaSize
-from unet_batch.inference.replica import use_threads
-from unet_batch.models.bundle import BundleConfig, load_bundle, save_bundle
-from unet_batch.models.intensity import Normalizer
-from unet_batch.models.precision import resolve_precision
+from unet_batch.models.bundle import BundleConfig, save_bundle
+from unet_batch.models.process import tune_process
 from unet_batch.monitoring.events import Event, Listener, StageTimed, ignore
 from unet_batch.planning.specs.bench import BenchCase, BenchSpec
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.reporting.bars import Bar, stacked_bars
 from unet_batch.storage.archive import open_archive
+from unet_batch.workflows.monai_loop import monai_seconds
 from unet_batch.workflows.segment import run_plan
 from unet_batch.workflows.segment_job import SegmentJob
 
@@ -98,10 +95,10 @@ def _measure(spec: BenchSpec, case: BenchCase, listen: Listener) -> CaseResult:
     with tempfile.TemporaryDirectory(prefix="unet-batch-bench-") as folder:
         job = _make_job(spec, case, Path(folder))
         size = ReplicaSize.resolve(job.spec.resources)
-        use_threads(size.num_cpus)
+        tune_process(size.num_cpus)
         bare = _Bare(job, spec.batch_size)
         with ReplicaPool(
-            str(job.bundle.path), job.spec.inference, size=size, roi_zyx=case.roi, engine=bare.kind
+            job.model_paths, job.spec.inference, size=size, roi_zyx=case.roi, engine=bare.kind
         ) as pool:
             started = perf_counter()
             runs = [_Run(job, 0, pool, listen)]  # the first starts the Replicas: not counted
@@ -110,7 +107,11 @@ def _measure(spec: BenchSpec, case: BenchCase, listen: Listener) -> CaseResult:
             for number in range(1, spec.repeats + 1):
                 bare_s.append(bare.seconds(runs[0].tiles_planned))
                 runs.append(_Run(job, number, pool, listen))
-        fp32, autocast = _monai(spec, case, job)
+        fp32, autocast = None, None
+        if case.with_monai:
+            fp32, autocast = monai_seconds(
+                job.spec, num_threads=size.num_cpus, repeats=spec.monai_repeats
+            )
         return CaseResult(
             name=case.name,
             num_classes=case.num_classes,
@@ -166,11 +167,11 @@ class _Bare:
         frame, precision = Frame.of(job.bundle, job.roi_zyx), job.spec.inference.precision
         device = torch.device("cpu")
         choice = choose_engine(
-            job.bundle, frame, precision=precision, device=device, batch_size=batch_size
+            job.bundles, frame, precision=precision, device=device, batch_size=batch_size
         )
         self.kind: EngineKind = choice.kind
         self.engine: Engine = load_engine(
-            choice.kind, job.bundle, frame, precision=precision, device=device
+            choice.kind, job.bundles, frame, precision=precision, device=device
         )
         self._tiles = self.engine.tiles(batch_size).normal_()
 
@@ -219,38 +220,6 @@ class _Run:
         for part, seconds in event.parts.items():
             self.parts[part] += seconds  # type: ignore[assignment]
         self.parts["other"] += event.seconds - sum(event.parts.values())  # type: ignore[assignment]
-
-
-def _monai(spec: BenchSpec, case: BenchCase, job: SegmentJob) -> tuple[float | None, float | None]:
-    """MONAI's loop in fp32, and under autocast where bf16 is native."""
-    if not case.with_monai:
-        return None, None
-    network = load_bundle(job.bundle.path).network()
-    inferer = SlidingWindowInferer(
-        case.roi, sw_batch_size=spec.batch_size, overlap=spec.overlap, mode="gaussian"
-    )
-
-    def loop(*, autocast: bool) -> None:
-        for info in job.infos:
-            voxels = torch.from_numpy(job.archive[info.id].stored[:])
-            image = Normalizer.fit(job.bundle.intensity, info.statistics).apply(voxels)
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                logits = inferer(image[None], network)
-                cast("torch.Tensor", logits).argmax(1).to(torch.uint8)
-
-    has_bf16 = resolve_precision("auto", torch.device("cpu")) == "bf16"
-    fp32 = _median_seconds(lambda: loop(autocast=False), spec.monai_repeats)
-    mixed = _median_seconds(lambda: loop(autocast=True), spec.monai_repeats) if has_bf16 else None
-    return fp32, mixed
-
-
-def _median_seconds(work: Callable[[], None], repeats: int) -> float:
-    taken = []
-    for _ in range(repeats):
-        started = perf_counter()
-        work()
-        taken.append(perf_counter() - started)
-    return median(taken)
 
 
 def _write(spec: BenchSpec, results: Iterable[CaseResult]) -> str | None:

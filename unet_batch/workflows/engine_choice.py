@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import ray
@@ -10,8 +11,8 @@ import torch
 from unet_batch.inference.choosing import EngineChoice, EngineKind, choose_engine
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.pool import ReplicaSize
-from unet_batch.inference.replica import use_threads
 from unet_batch.models.bundle import load_bundle
+from unet_batch.models.process import tune_process
 from unet_batch.planning.plan import Plan
 from unet_batch.planning.specs.segment import InferenceSpec
 from unet_batch.storage.ledger import Ledger
@@ -28,23 +29,29 @@ def resolve_engine(job: SegmentJob, plan: Plan, size: ReplicaSize, ledger: Ledge
     choice = EngineChoice("torch", {})
     if plan.num_tiles >= MEASURE_FROM_TILES and not size.num_gpus:
         measure: Any = ray.remote(num_cpus=size.num_cpus)(cast("Any", _measure))
-        model = str(job.bundle.path.resolve())
         choice = ray.get(
-            measure.remote(model, job.spec.inference, job.roi_zyx, num_threads=size.num_cpus)
+            measure.remote(
+                job.model_paths, job.spec.inference, job.roi_zyx, num_threads=size.num_cpus
+            )
         )
     kind = cast("EngineKind", ledger.settle("engine", choice.kind))
     return EngineChoice(kind, choice.seconds_per_tile)
 
 
 def _measure(
-    model: str, inference: InferenceSpec, roi_zyx: tuple[int, int, int], *, num_threads: int
+    models: Sequence[str],
+    inference: InferenceSpec,
+    roi_zyx: tuple[int, int, int],
+    *,
+    num_threads: int,
 ) -> EngineChoice:
-    use_threads(num_threads)
-    bundle = load_bundle(model)
+    tune_process(num_threads)
+    bundles = [load_bundle(model) for model in models]
     return choose_engine(
-        bundle,
-        Frame.of(bundle, roi_zyx),
+        bundles,
+        Frame.of(bundles[0], roi_zyx),
         precision=inference.precision,
         device=torch.device("cpu"),
         batch_size=inference.batch_size,
+        mirror=inference.mirror,
     )

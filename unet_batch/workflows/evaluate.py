@@ -74,7 +74,16 @@ def evaluate(spec: EvaluateSpec, *, listen: Listener = ignore) -> EvaluateSummar
     table_url = _table_url(spec, archive.url)
     job = f"evaluate-{spec.digest()}"
     voxels = sum(pair.info.num_voxels for pair in selection.pairs)
-    listen(JobStarted(job, "evaluate", spec.labels, len(selection.pairs), num_voxels=voxels))
+    listen(
+        JobStarted(
+            job,
+            "evaluate",
+            spec.labels,
+            len(selection.pairs),
+            num_voxels=voxels,
+            dataset=archive.name,
+        )
+    )
     failed, scores = dict(selection.failed), list[Score]()
     for scored in score_pairs(selection.pairs, window=spec.window or default_window()):
         _tell(scored, listen)

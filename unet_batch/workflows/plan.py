@@ -11,7 +11,7 @@ from unet_batch.inference.choosing import choose_engine, load_engine, seconds_pe
 from unet_batch.inference.engine import Frame
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.survey import VolumeCost, survey
-from unet_batch.planning.volume_info import VolumeBrief
+from unet_batch.planning.volume_info import VolumeBrief, VolumeInfo
 from unet_batch.workflows.segment_job import SegmentJob
 
 MAX_LOOKED_UP = 10_000
@@ -60,8 +60,11 @@ def plan(spec: SegmentSpec, *, num_replicas: int = 1, calibrate: bool = True) ->
     published = _published(job, number)
     planned: list[PlannedVolume] = []
     refused: dict[str, str] = {}
-    planner = job.planner(number, num_replicas=num_replicas)
-    for volume, cost in survey(planner, catalog.briefs(*chosen)):
+    on_gpus = torch.cuda.is_available()
+    planner = job.planner(number, num_replicas=num_replicas, on_gpus=on_gpus)
+    needs_affine = planner.grid.orientation is not None
+    volumes = catalog.rows(*chosen) if needs_affine else catalog.briefs(*chosen)
+    for volume, cost in survey(planner, volumes):
         if isinstance(cost, str):
             refused[volume.id] = cost
         else:
@@ -93,7 +96,9 @@ def _summary(
     )
 
 
-def _planned(volume: VolumeBrief, cost: VolumeCost, *, is_published: bool) -> PlannedVolume:
+def _planned(
+    volume: VolumeBrief | VolumeInfo, cost: VolumeCost, *, is_published: bool
+) -> PlannedVolume:
     return PlannedVolume(
         volume_id=volume.id,
         shape_zyx=volume.shape_zyx,
@@ -117,13 +122,20 @@ def _pace(job: SegmentJob) -> float:
     """Seconds a tile of the Engine that the Job would use."""
     inference, frame = job.spec.inference, Frame.of(job.bundle, job.roi_zyx)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision, batch_size = inference.precision, inference.batch_size
+    precision, batch_size, mirror = inference.precision, inference.batch_size, inference.mirror
     if inference.engine == "auto":
         choice = choose_engine(
-            job.bundle, frame, precision=precision, device=device, batch_size=batch_size
+            job.bundles,
+            frame,
+            precision=precision,
+            device=device,
+            batch_size=batch_size,
+            mirror=mirror,
         )
         if choice.seconds_per_tile:
             return choice.seconds_per_tile[choice.kind]
     kind = "torch" if inference.engine == "auto" else inference.engine
-    engine = load_engine(kind, job.bundle, frame, precision=precision, device=device)
+    engine = load_engine(
+        kind, job.bundles, frame, precision=precision, device=device, mirror=mirror
+    )
     return seconds_per_tile(engine, batch_size=batch_size)

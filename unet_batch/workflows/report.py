@@ -12,15 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from math import nan
+from math import isinf, nan
 
 import dask
 from dask.delayed import Delayed
 
 from unet_batch.errors import SpecError
-from unet_batch.evaluation.outliers import volume_outlyingness
+from unet_batch.evaluation.outliers import FAR, volume_outlyingness
 from unet_batch.evaluation.scores import ClassSummary, Score, mean_over_classes, summarise
 from unet_batch.monitoring.events import (
+    ArchiveChecked,
     JobFinished,
     JobStarted,
     Listener,
@@ -89,11 +90,13 @@ def report(spec: ReportSpec, *, listen: Listener = ignore) -> ReportSummary:
         archive, spec.volumes, labels=spec.labels, truth=spec.truth, where=spec.where
     )
     job = f"report-{spec.digest()}"
-    listen(JobStarted(job, "report", spec.labels, len(selection.pairs)))
+    listen(JobStarted(job, "report", spec.labels, len(selection.pairs), dataset=archive.name))
     window = spec.window or default_window()
     scored, left_out = _measure(selection, spec, window, listen)
     legend = _legend([item.pair for item in scored])
     ranked = _ranked(scored, legend, has_truth=spec.truth is not None)
+    if spec.truth is None:
+        listen(_checked([entry.rank_value or 0.0 for _, entry in ranked]))
     pictured = _with_pictures(ranked, spec, legend, window, listen)
     page = _page(spec, archive, pictured, scored, legend, left_out)
     path, num_bytes = _write(render(page), spec.out)
@@ -155,6 +158,13 @@ def _ranked(
     pairs = [item.pair for item in scored]
     ranked = sorted(zip(pairs, entries, strict=True), key=order)
     return [(pair, replace(e, anchor=f"v{k}")) for k, (pair, e) in enumerate(ranked, start=1)]
+
+
+def _checked(outlyingness: Sequence[float]) -> ArchiveChecked:
+    """How many Volumes stand out: far from the others, or without a class that most have."""
+    missing = sum(isinf(value) for value in outlyingness)
+    far = sum(value > FAR for value in outlyingness) - missing
+    return ArchiveChecked(len(outlyingness), {"volume": far, "missing_class": missing})
 
 
 def _entry(

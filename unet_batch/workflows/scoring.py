@@ -144,8 +144,8 @@ def pair_of(
 ) -> LabelsPair:
     """The Labels of one Volume and their truth.
 
-    Raises NotFoundError where one is missing, GeometryError or SpecError where they cannot
-    be compared.
+    Labels of one of several classes that overlap are scored for that class alone. Raises
+    NotFoundError where one is missing, GeometryError or SpecError where they cannot be compared.
     """
     mask = by_name[labels]
     if truth is None:
@@ -153,7 +153,8 @@ def pair_of(
     true_mask = by_name[truth]
     where = f"Volume {info.id}, Labels {labels!r} against {truth!r}"
     require_same_shape(mask.shape_zyx, true_mask.shape_zyx, where=where)
-    classes = foreground_classes(mask.classes, true_mask.classes)
+    is_one_of_several = bool(mask.provenance.get("overlapping"))
+    classes = foreground_classes(mask.classes, () if is_one_of_several else true_mask.classes)
     if not classes:
         raise SpecError(f"{where}: neither names any class but background")
     return LabelsPair(info, mask, true_mask, classes)

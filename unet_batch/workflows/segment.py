@@ -9,15 +9,19 @@ from datetime import UTC, datetime
 from time import perf_counter
 
 from unet_batch.inference.choosing import EngineChoice
-from unet_batch.inference.driver import Driver, Outcome
+from unet_batch.inference.driver import Driver
+from unet_batch.inference.outcome import Outcome
 from unet_batch.inference.pool import ReplicaPool, ReplicaSize
+from unet_batch.models.bundle import Bundle
 from unet_batch.monitoring.events import (
     Event,
     JobFinished,
     JobStarted,
     Listener,
+    ModelLoaded,
     StageTimed,
     VolumeFinished,
+    Warned,
     fan_out,
     ignore,
 )
@@ -28,7 +32,12 @@ from unet_batch.storage.ledger import Ledger, LedgerEntry
 from unet_batch.storage.volume import Volume
 from unet_batch.workflows.engine_choice import resolve_engine
 from unet_batch.workflows.live_scores import LiveScores
+from unet_batch.workflows.precision_choice import settle_precision
 from unet_batch.workflows.segment_job import SegmentJob
+from unet_batch.workflows.smaller_blocks import run_within_memory
+
+MAX_UNWRITTEN_BYTES = 2**30
+"""Labels and probabilities that may wait to be stored before new Volumes are begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,8 @@ class SegmentSummary:
     """What a segment Job did.
 
     `skipped` counts the Volumes that were published already, `quarantined` maps a Volume to
-    its reason, `stage_seconds` the workers' time by stage, `engine` what ran and why.
+    its reason. `tiles_skipped` were background, and not predicted. `stage_seconds` is the
+    workers' time by stage, `engine` what ran and why; `warnings` is what a person should know.
     """
 
     job: str
@@ -46,11 +56,13 @@ class SegmentSummary:
     quarantined: dict[str, str]
     tiles_planned: int
     tiles_predicted: int
+    tiles_skipped: int
     voxels_done: int
     seconds: float
     voxels_per_second: float
     stage_seconds: dict[str, float]
     engine: str
+    warnings: tuple[str, ...] = ()
 
 
 def segment(spec: SegmentSpec, *, listen: Listener = ignore) -> SegmentSummary:
@@ -65,7 +77,7 @@ def segment(spec: SegmentSpec, *, listen: Listener = ignore) -> SegmentSummary:
     published = {info.id for info in job.infos if job.is_published(info)}
     size = ReplicaSize.resolve(spec.resources)
     todo = [info for info in job.infos if info.id not in published]
-    plan = job.plan(todo, num_replicas=size.count)
+    plan = job.plan(todo, num_replicas=size.count, on_gpus=size.num_gpus > 0)
     with job.archive.ledger(job.id) as ledger:
         tally, scores = _Tally(), _live_scores(job, listen)
         tell = fan_out(tally, listen, *scores)
@@ -74,7 +86,7 @@ def segment(spec: SegmentSpec, *, listen: Listener = ignore) -> SegmentSummary:
         choice = EngineChoice("torch", {})
         if plan.volumes:
             choice = resolve_engine(job, plan, size, ledger)
-            _drive(job, plan, size, choice, accounts, tell)
+            _drive(job, plan, size, choice, accounts, ledger, tell)
         job.archive.catalog.refresh_labels(_unlisted(job, plan, published))
         for one in scores:
             one.finish()
@@ -85,16 +97,17 @@ def segment(spec: SegmentSpec, *, listen: Listener = ignore) -> SegmentSummary:
 
 def _unlisted(job: SegmentJob, plan: Plan, published: set[str]) -> set[str]:
     """Volumes of whose Labels the Catalog may not know: those of now, and of a run that died."""
-    stale = {info.id for info in job.infos if job.spec.labels not in info.labels}
+    names = set(job.labels_classes)
+    stale = {info.id for info in job.infos if not names.issubset(info.labels)}
     return {*plan.volumes, *(stale & published)}
 
 
 def _live_scores(job: SegmentJob, listen: Listener) -> list[LiveScores]:
     """What scores Volumes while the Job runs; nothing where the Spec names no truth."""
-    truth = job.spec.truth
-    if truth is None:
-        return []
-    return [LiveScores(job.archive, labels=job.spec.labels, truth=truth, listen=listen)]
+    return [
+        LiveScores(job.archive, labels=labels, truth=truth, listen=listen)
+        for labels, truth in job.labels_truths.items()
+    ]
 
 
 def _drive(
@@ -103,12 +116,13 @@ def _drive(
     size: ReplicaSize,
     choice: EngineChoice,
     accounts: _Accounts,
+    ledger: Ledger,
     listen: Listener,
 ) -> None:
-    model = str(job.bundle.path.resolve())
     with ReplicaPool(
-        model, job.spec.inference, size=size, roi_zyx=job.roi_zyx, engine=choice.kind
+        job.model_paths, job.spec.inference, size=size, roi_zyx=job.roi_zyx, engine=choice.kind
     ) as pool:
+        settle_precision(job, plan, pool, ledger, listen)
         run_plan(job, plan, pool, on_outcome=accounts.close, listen=listen)
 
 
@@ -122,21 +136,32 @@ def run_plan(
 ) -> None:
     """Predict, stitch and publish all Volumes of a Plan on the Replicas of `pool`."""
     resources = job.spec.resources
-    Driver(
-        plan,
-        Schedule(
-            plan.chains(),
-            plan.volumes,
-            window=resources.window,
-            max_attempts=resources.max_attempts,
-        ),
-        pool,
-        volumes=lambda volume_id: Volume(job.archive.url, plan.volumes[volume_id].info),
-        target=job.target,
-        class_values=tuple(one.value for one in job.bundle.classes),
-        on_outcome=on_outcome,
-        listen=listen,
-    ).run()
+
+    def run(plan: Plan, on_outcome: Callable[[Outcome], None]) -> None:
+        Driver(
+            plan,
+            Schedule(
+                plan.chains(),
+                plan.volumes,
+                window=resources.window,
+                max_attempts=resources.max_attempts,
+                max_unwritten_voxels=MAX_UNWRITTEN_BYTES // job.head.num_planes,
+            ),
+            pool,
+            volumes=lambda volume_id: Volume(job.archive.url, plan.volumes[volume_id].info),
+            target=job.target,
+            head=job.head,
+            on_outcome=on_outcome,
+            listen=listen,
+        ).run()
+
+    run_within_memory(plan, run, on_outcome=on_outcome, listen=listen)
+
+
+def _class_dice(bundle: Bundle) -> dict[str, float]:
+    """The Dice of each class that the Bundle reached on the Volumes held back from it."""
+    prefix = "dice."
+    return {k.removeprefix(prefix): v for k, v in bundle.scores.items() if k.startswith(prefix)}
 
 
 class _Accounts:
@@ -154,12 +179,14 @@ class _Accounts:
             JobStarted(
                 job.id,
                 "segment",
-                job.bundle.name,
+                job.model_name,
                 len(job.infos),
                 num_tiles=plan.num_tiles,
                 num_voxels=plan.num_voxels,
+                dataset=job.archive.name,
             )
         )
+        self._listen(ModelLoaded(_class_dice(job.bundle)))
         for volume_id in sorted(published):
             self._listen(VolumeFinished(volume_id, "skipped"))
         for volume_id, reason in plan.refused.items():
@@ -197,7 +224,9 @@ class _Tally:
     quarantined: dict[str, str] = field(default_factory=dict)
     stage_seconds: Counter[str] = field(default_factory=Counter)
     tiles: int = 0
+    skipped: int = 0
     voxels: int = 0
+    warnings: list[str] = field(default_factory=list)
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -207,9 +236,12 @@ class _Tally:
                     self.quarantined[event.volume_id] = event.reason
                 elif event.outcome == "done":
                     self.voxels += event.num_voxels
+            case Warned(text):
+                self.warnings.append(text)
             case StageTimed():
                 self.stage_seconds[event.stage] += event.seconds  # type: ignore[assignment]
                 self.tiles += event.num_tiles
+                self.skipped += event.num_skipped
 
     def summary(self, job: SegmentJob, plan: Plan, seconds: float, engine: str) -> SegmentSummary:
         return SegmentSummary(
@@ -220,9 +252,11 @@ class _Tally:
             quarantined=dict(sorted(self.quarantined.items())),
             tiles_planned=plan.num_tiles,
             tiles_predicted=self.tiles,
+            tiles_skipped=self.skipped,
             voxels_done=self.voxels,
             seconds=seconds,
             voxels_per_second=self.voxels / seconds,
             stage_seconds=dict(self.stage_seconds),
             engine=engine,
+            warnings=tuple(self.warnings),
         )

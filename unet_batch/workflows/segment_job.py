@@ -4,40 +4,99 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import torch
 
-from unet_batch.errors import BundleError
-from unet_batch.inference.driver import Target
-from unet_batch.inference.predictor import label_dtype
-from unet_batch.models.bundle import WEIGHTS, Bundle, load_bundle
-from unet_batch.models.footprint import activation_bytes
+from unet_batch.errors import BundleError, SpecError
+from unet_batch.inference.head import Head
+from unet_batch.inference.outcome import Target
+from unet_batch.models.bundle import WEIGHTS, Bundle, load_bundle, require_alike
+from unet_batch.models.footprint import activation_bytes, forward_flops
 from unet_batch.models.precision import resolve_precision
-from unet_batch.planning.cost import ModelCost
+from unet_batch.planning.cost import CPU_PACE, GPU_PACE, ModelCost
 from unet_batch.planning.plan import Plan, Planner, Shape3
+from unet_batch.planning.specs.grid import GridSpec
 from unet_batch.planning.specs.segment import SegmentSpec
-from unet_batch.planning.volume_info import Json, VolumeInfo
+from unet_batch.planning.volume_info import Json, LabelClass, VolumeInfo
 from unet_batch.storage.archive import Archive, open_archive
+from unet_batch.storage.labels_set import BACKGROUND, LabelsSet, overlapping_names
 from unet_batch.storage.labels_writer import LabelsWriter
 
 
 @dataclass(frozen=True)
 class SegmentJob:
-    """A SegmentSpec with what it names opened: the Archive, the Bundle, and on demand Volumes."""
+    """A SegmentSpec with what it names opened: Archive, Bundles, and on demand Volumes.
+
+    Of several Bundles, an ensemble, all have the classes, channels and intensity of the first.
+    """
 
     spec: SegmentSpec
     archive: Archive
-    bundle: Bundle
+    bundles: tuple[Bundle, ...]
 
     @classmethod
     def open(cls, spec: SegmentSpec) -> SegmentJob:
         """Raises NotFoundError, BundleError or SpecError where something named is not there."""
-        archive, bundle = open_archive(spec.archive), load_bundle(spec.model)
+        archive = open_archive(spec.archive)
+        bundles = tuple(load_bundle(model) for model in spec.models)
+        require_alike(bundles, same_roi=spec.inference.roi is None)
         archive.check_patterns(spec.volumes)
-        return cls(spec, archive, bundle)
+        job = cls(spec, archive, bundles)
+        job.check_presets()
+        return job
+
+    @property
+    def bundle(self) -> Bundle:
+        """The Bundle, or the first member of the ensemble."""
+        return self.bundles[0]
+
+    @property
+    def model_paths(self) -> tuple[str, ...]:
+        """Where the Bundles are, for workers."""
+        return tuple(str(bundle.path.resolve()) for bundle in self.bundles)
+
+    @property
+    def model_name(self) -> str:
+        """The Bundle's name; of an ensemble all names, joined by `+`."""
+        return "+".join(bundle.name for bundle in self.bundles)
+
+    @property
+    def model_hash(self) -> str:
+        """The Bundle's content hash; of an ensemble a digest of all, in order."""
+        hashes = [bundle.content_hash for bundle in self.bundles]
+        joined = hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+        return hashes[0] if len(hashes) == 1 else joined
+
+    @property
+    def head(self) -> Head:
+        """What is read out of finished sums."""
+        return Head.of(self.bundles, self.spec.inference)
+
+    def check_presets(self) -> None:
+        """Raises SpecError where a preset names an axis, channel or class the model has not."""
+        inference, bundle = self.spec.inference, self.bundle
+        if bundle.spatial_dims == 2 and "z" in inference.mirror:
+            raise SpecError(
+                f"inference.mirror {list(inference.mirror)}: Bundle {bundle.name!r} is 2-D, its"
+                " tiles have no z to mirror; expected y, x"
+            )
+        if inference.skip_channel is not None and inference.skip_channel not in bundle.channels:
+            raise SpecError(
+                f"inference.skip_channel {inference.skip_channel!r}: the model's channels are"
+                f" {list(bundle.channels)}"
+            )
+        for step in inference.postprocess:
+            masks = step.masks(bundle.classes)
+            if bundle.activation == "sigmoid" and max(map(len, masks), default=0) > 1:
+                raise SpecError(
+                    f"inference.postprocess: {step.step} takes classes together, but those of"
+                    f" Bundle {bundle.name!r} overlap and have Labels of their own each; drop"
+                    " `together`"
+                )
 
     @cached_property
     def infos(self) -> list[VolumeInfo]:
@@ -62,6 +121,17 @@ class SegmentJob:
         z, y, x = (1,) * (3 - len(roi)) + tuple(roi)
         return z, y, x
 
+    @property
+    def grid(self) -> GridSpec:
+        """What scans are resampled to: the Spec's spacing or the Bundle's, the Bundle's axes."""
+        asked, own = self.spec.inference.spacing, self.bundle.grid
+        if asked == "auto":
+            return own
+        if asked == "model":
+            z, y, x = self.bundle.spacing_mm
+            asked = (None if self.bundle.spatial_dims == 2 else z, y, x)
+        return own.model_copy(update={"spacing_mm": None if asked == "scan" else asked})
+
     def key(self, info: VolumeInfo) -> str:
         """Generation of a Volume's Labels: a digest of all that decides their bytes."""
         text = f"{info.content_hash} {self._digest}"
@@ -70,31 +140,47 @@ class SegmentJob:
     def target(self, volume_id: str) -> Target:
         """Where a Volume's Labels go. The provenance holds no time: bytes must repeat."""
         info = self._info_by_id[volume_id]
-        classes = self.bundle.classes
-        writer = LabelsWriter.for_volume(
-            self.archive.url,
-            info,
-            name=self.spec.labels,
-            classes=classes,
-            key=self.key(info),
-            dtype=label_dtype([one.value for one in classes]).name,
-        )
         return Target(
-            writer,
+            LabelsSet(self.spec.labels, tuple(self._writers(info))),
             {
-                "model": self.bundle.name,
-                "bundle_hash": self.bundle.content_hash,
+                "model": self.model_name,
+                "bundle_hash": self.model_hash,
                 "input_hash": info.content_hash,
                 "inference": self.spec.inference.model_dump(mode="json"),
+                **({"overlapping": True} if self.bundle.activation == "sigmoid" else {}),
+                **self._members(),
             },
+            self.spec.inference.postprocess,
         )
 
-    def plan(self, infos: Sequence[VolumeInfo], *, num_replicas: int) -> Plan:
-        """The Plan of some of the Volumes; few large ones are cut to share them out."""
-        return Plan(self.planner(len(infos), num_replicas=num_replicas), infos)
+    def _writers(self, info: VolumeInfo) -> Iterator[LabelsWriter]:
+        """One for all classes, or one for each where they may overlap."""
+        for name, classes in self.labels_classes.items():
+            kept = classes if self.bundle.activation == "softmax" else classes[1:]
+            yield LabelsWriter.for_volume(
+                self.archive.url,
+                info,
+                name=name,
+                classes=classes,
+                key=self.key(info),
+                dtype=self.head.dtype.name,
+                probabilities=tuple(one.name for one in kept)
+                if self.spec.inference.probabilities
+                else (),
+            )
 
-    def planner(self, num_volumes: int, *, num_replicas: int) -> Planner:
-        """The rules by which `num_volumes` Volumes are cut for `num_replicas` Replicas."""
+    def plan(
+        self, infos: Sequence[VolumeInfo], *, num_replicas: int, on_gpus: bool = False
+    ) -> Plan:
+        """The Plan of some of the Volumes; few large ones are cut to share them out."""
+        planner = self.planner(len(self.infos), num_replicas=num_replicas, on_gpus=on_gpus)
+        return Plan(planner, infos)
+
+    def planner(self, num_volumes: int, *, num_replicas: int, on_gpus: bool = False) -> Planner:
+        """The rules by which a Job's `num_volumes` Volumes are cut for `num_replicas` Replicas.
+
+        They do not depend on which Volumes are done already: run again, a Job cuts alike.
+        """
         return Planner(
             self.spec.inference,
             self.roi_zyx,
@@ -102,27 +188,45 @@ class SegmentJob:
             self.bundle.channels,
             self.spec.resources.memory_budget,
             min_sweeps=-(-num_replicas // max(1, num_volumes)),
+            pace=GPU_PACE if on_gpus else CPU_PACE,
+            grid=self.grid,
         )
 
     def model_cost(self) -> ModelCost:
         """What the Bundle's network weighs in memory, per batch of tiles."""
         inference, roi = self.spec.inference, self.roi_zyx[3 - self.bundle.spatial_dims :]
         precision = resolve_precision(inference.precision, torch.device("cpu"))
-        batch = (inference.batch_size, self.bundle.in_channels, *roi)
+        tile = (self.bundle.in_channels, *roi)
+        networks = [bundle.network() for bundle in self.bundles]
         return ModelCost(
             num_channels=self.bundle.in_channels,
             num_classes=len(self.bundle.classes),
-            weight_bytes=(self.bundle.path / WEIGHTS).stat().st_size,
-            forward_bytes=activation_bytes(
-                self.bundle.network(),
-                batch,
-                dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+            weight_bytes=sum((one.path / WEIGHTS).stat().st_size for one in self.bundles),
+            forward_bytes=self._preset_bytes()
+            + max(
+                activation_bytes(
+                    network,
+                    (inference.batch_size, *tile),
+                    dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+                )
+                for network in networks
             ),
+            tile_flops=2 ** len(inference.mirror)
+            * sum(forward_flops(network, (1, *tile)) for network in networks),
+            num_members=len(self.bundles),
+            has_weights=self.head.needs_weights,
+            num_planes=self.head.num_planes,
         )
+
+    def _preset_bytes(self) -> int:
+        """Logits held beside those of one pass: all members', and the sum over mirror images."""
+        inference, num_logits = self.spec.inference, len(self.bundles) * self.head.num_classes
+        copies = 2 * (len(self.bundles) > 1) + 2 * bool(inference.mirror)
+        return 4 * copies * inference.batch_size * num_logits * prod(self.roi_zyx)
 
     def is_published(self, info: VolumeInfo) -> bool:
         """Whether readers see exactly the Labels that this Job would make."""
-        return self.target(info.id).writer.published_key() == self.key(info)
+        return self.target(info.id).labels.is_published()
 
     def record(self) -> dict[str, Json]:
         """What the Job is: all that its id is a digest of."""
@@ -130,10 +234,47 @@ class SegmentJob:
             "labels": self.spec.labels,
             "volumes": list(self.spec.volumes),
             **({"where": self.spec.where} if self.spec.where else {}),
-            "bundle": self.bundle.name,
-            "bundle_hash": self.bundle.content_hash,
+            "bundle": self.model_name,
+            "bundle_hash": self.model_hash,
             "inference": self.spec.inference.model_dump(mode="json"),
         }
+
+    @cached_property
+    def labels_classes(self) -> dict[str, tuple[LabelClass, ...]]:
+        """The names of the Labels that the Job publishes, and the classes of each.
+
+        One for all classes; where they may overlap, one for each.
+        """
+        name, classes = self.spec.labels, self.bundle.classes
+        if self.bundle.activation == "softmax":
+            return {name: classes}
+        names = overlapping_names(name, classes)
+        return {one: (BACKGROUND, kind) for one, kind in zip(names, classes, strict=True)}
+
+    @property
+    def labels_truths(self) -> dict[str, str]:
+        """The Labels to score while the Job runs, and what against; none without a truth.
+
+        Where classes overlap, the truth of each is `<truth>.<class>` if there is one.
+        """
+        truth, names = self.spec.truth, list(self.labels_classes)
+        if truth is None:
+            return {}
+        there = {name for info in self.infos for name in info.labels}
+        own = overlapping_names(truth, self.bundle.classes)
+        return {
+            name: one if len(names) > 1 and one in there else truth
+            for name, one in zip(names, own, strict=False)
+        }
+
+    def _members(self) -> dict[str, Json]:
+        """The provenance of an ensemble's members."""
+        if len(self.bundles) == 1:
+            return {}
+        members: list[Json] = [
+            {"model": one.name, "bundle_hash": one.content_hash} for one in self.bundles
+        ]
+        return {"members": members}
 
     @cached_property
     def _info_by_id(self) -> dict[str, VolumeInfo]:
@@ -141,5 +282,5 @@ class SegmentJob:
 
     @cached_property
     def _digest(self) -> str:
-        text = f"{self.bundle.content_hash} {self.spec.digest('inference')}"
+        text = f"{self.model_hash} {self.spec.digest('inference')}"
         return hashlib.sha256(text.encode()).hexdigest()

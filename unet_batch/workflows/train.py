@@ -48,8 +48,9 @@ def train(spec: TrainSpec, *, listen: Listener = ignore) -> TrainSummary:
     start = time.monotonic()
     out = Path(spec.out)
     name = _bundle_name(out)
-    task = plan_training(open_archive(spec.archive), spec)
-    listen(JobStarted(name, "train", name, len(task.split.train)))
+    archive = open_archive(spec.archive)
+    task = plan_training(archive, spec)
+    listen(JobStarted(name, "train", name, len(task.split.train), dataset=archive.name))
     folder = out.absolute().parent / f".{out.name}.training"
     outcome = run_training(task, folder=folder, listen=listen)
     bundle = _write_bundle(name, out, task, outcome)
@@ -79,6 +80,7 @@ def _write_bundle(name: str, out: Path, task: TrainTask, outcome: TrainOutcome) 
         roi=task.spec.roi,
         classes=task.classes,
         intensity=task.spec.intensity,
+        grid=task.grid,
         spacing_mm=task.spacing_mm,
         scores=_scores(task, outcome),
         data_hashes=task.data_hashes,

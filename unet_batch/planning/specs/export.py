@@ -17,6 +17,11 @@ class ExportSpec(SpecModel):
     out: str = Field(description="folder for <Volume id>.<suffix>; made where it is missing")
     labels: str | None = Field(None, description="Labels to write; None: the scan, with `image`")
     image: bool = Field(default=False, description="write the scans instead of Labels")
+    probabilities: bool = Field(
+        default=False,
+        description="also <Volume id>.probabilities.nii.gz, round(255 p) of each class, where"
+        " the Labels have them",
+    )
     format: Literal["nifti", "nrrd", "dicom-seg"] = Field(
         "nifti", description="dicom-seg takes Labels only"
     )
@@ -36,6 +41,8 @@ class ExportSpec(SpecModel):
     def _writes_one_thing(self) -> Self:
         if self.image == (self.labels is not None):
             raise ValueError("give either labels: NAME, or image: true")
+        if self.probabilities and (self.image or self.format != "nifti"):
+            raise ValueError("probabilities belong to labels: NAME, and to format: nifti")
         if self.image and self.format == "dicom-seg":
             raise ValueError("format dicom-seg holds Labels; for scans take nifti or nrrd")
         if self.dicom_series is not None and self.format != "dicom-seg":

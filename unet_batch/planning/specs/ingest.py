@@ -19,7 +19,8 @@ class IngestSpec(SpecModel):
 
     archive: str
     sources: tuple[str, ...] = Field(
-        min_length=1, description="files, folders, or patterns such as data/*/CT.nii.gz"
+        min_length=1,
+        description="files, folders, patterns such as data/*/CT.nii.gz, or URLs of OME-Zarr",
     )
     truth: dict[LabelsName, str] = Field(
         {}, description="Labels name: folder of masks, or a pattern with {folder}, {stem}, {name}"
@@ -49,6 +50,12 @@ class IngestSpec(SpecModel):
         {}, description="channel name: file name pattern; each folder becomes one Volume"
     )
     exclude: tuple[str, ...] = Field((), description="file name patterns to leave out")
+    copy_ome_zarr: bool = Field(
+        default=False, description="copy the voxels of OME-Zarr; false: they stay where they lie"
+    )
+    pyramids: bool = Field(
+        default=False, description="coarser levels of images and masks, for viewers of large ones"
+    )
     ids: Literal["names", "hashed"] = Field(
         "names", description="Volume ids: file names less identifiers, or keyed digests of them"
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from unet_batch.planning.specs.base import Bytes, SpecModel
+from unet_batch.planning.specs.grid import Spacing
+from unet_batch.planning.specs.postprocess import PostprocessStep
 from unet_batch.planning.where import WhereField
+
+MirrorAxis = Literal["z", "y", "x"]
 
 
 class InferenceSpec(SpecModel):
@@ -16,14 +20,56 @@ class InferenceSpec(SpecModel):
     overlap: float = Field(0.5, ge=0, lt=1, description="share of a tile its neighbours share")
     importance: Literal["gaussian", "constant"] = "gaussian"
     roi: tuple[int, ...] | None = Field(None, description="tile in voxels; None: the Bundle's own")
+    spacing: Literal["auto", "model", "scan"] | Spacing = Field(
+        "auto",
+        description="what scans are resampled to: auto: what the Bundle asks for; model: the"
+        " spacing it was trained at; scan: nothing; or millimetres (z, y, x)",
+    )
     batch_size: int = Field(4, ge=1, description="tiles a forward pass")
+    cuts: Literal["auto", "travel", "recompute"] = Field(
+        "auto",
+        description="where a volume is cut between Replicas: their sums travel, or tiles are"
+        " predicted again; auto: what is predicted to take less time",
+    )
     engine: Literal["auto", "torch", "openvino"] = Field(
         "auto", description="auto: whichever measures faster, where the Job is long enough"
     )
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the device computes it natively and it is precise"
+    )
+    bf16_tolerance: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="auto: share of voxels whose labels bf16 may change, on the first tiles",
+    )
+    mirror: tuple[MirrorAxis, ...] = Field(
+        (), description="axes along which tiles are mirrored as well, and their logits averaged"
+    )
+    threshold: float = Field(
+        0.5, gt=0, lt=1, description="probability from which a class of a sigmoid is there"
+    )
+    probabilities: bool = Field(
+        default=False, description="publish the classes' probabilities too, a byte each"
+    )
+    skip_below: float | None = Field(
+        None, description="tiles whose voxels are all below this intensity are background"
+    )
+    skip_channel: str | None = Field(
+        None, description="the channel that skip_below looks at; None: the first"
+    )
     max_nonfinite_share: float = Field(
         0.0, ge=0, le=1, description="NaN and inf voxels allowed (read as 0 after normalisation)"
     )
+    postprocess: tuple[PostprocessStep, ...] = Field(
+        (), description="what is mended in finished Labels, step by step"
+    )
+
+    @model_validator(mode="after")
+    def _names_each_axis_once(self) -> Self:
+        if len(set(self.mirror)) < len(self.mirror):
+            raise ValueError(f"mirror {list(self.mirror)} names an axis twice")
+        return self
 
 
 class ResourceSpec(SpecModel):
@@ -41,7 +87,9 @@ class SegmentSpec(SpecModel):
     """Segment the Volumes of an Archive: `jobs/segment.yaml`."""
 
     archive: str
-    model: str
+    model: str | tuple[str, ...] = Field(
+        description="folder of a Bundle, or of several: their mean"
+    )
     labels: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     volumes: tuple[str, ...] = Field(("*",), description="glob patterns of Volume ids")
     where: WhereField = None
@@ -51,3 +99,14 @@ class SegmentSpec(SpecModel):
     truth: str | None = Field(None, description="Labels to score against while it runs")
     metrics_port: int | None = Field(None, ge=0, le=65535)
     metrics_address: str = "127.0.0.1"
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Folders of the Bundles: one, or the members of an ensemble."""
+        return (self.model,) if isinstance(self.model, str) else self.model
+
+    @model_validator(mode="after")
+    def _names_each_model_once(self) -> Self:
+        if not self.models or len(set(self.models)) < len(self.models):
+            raise ValueError(f"model {list(self.models)} must name Bundles, each once")
+        return self

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from unet_batch.planning.specs.base import Bytes, SpecModel
+from unet_batch.planning.specs.grid import OWN_GRID, GridSpec
 from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.planning.where import WhereField
 
@@ -91,6 +92,7 @@ class TrainSpec(SpecModel):
     split: SplitSpec = SplitSpec()
     network: NetworkSpec = NetworkSpec()
     roi: tuple[int, ...] = Field((64, 64, 64), description="training patch and tile, in voxels")
+    grid: GridSpec = OWN_GRID
     intensity: IntensitySpec = IntensitySpec()
     augmentation: AugmentationSpec = AugmentationSpec()
     training: TrainingSpec = TrainingSpec()

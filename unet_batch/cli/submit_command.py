@@ -1,0 +1,134 @@
+"""The `submit` command: a Spec goes to a cluster and is waited for there."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import yaml
+from pydantic import ConfigDict
+
+from unet_batch.cli.exits import leave
+from unet_batch.cli.options import JsonOption, SetOption
+from unet_batch.cli.printing import print_facts, print_json
+from unet_batch.errors import SpecError
+from unet_batch.kubernetes.rayjob import KINDS, Submission
+from unet_batch.planning.specs.base import SpecModel
+from unet_batch.planning.specs.evaluate import EvaluateSpec
+from unet_batch.planning.specs.segment import SegmentSpec
+from unet_batch.planning.specs.train import TrainSpec
+
+if TYPE_CHECKING:
+    from unet_batch.workflows.submit_kubernetes import RayJobSummary
+
+CHECKED_HERE: Mapping[str, type[SpecModel]] = {
+    "segment": SegmentSpec,
+    "train": TrainSpec,
+    "evaluate": EvaluateSpec,
+}
+"""Specs whose mistakes are found before a cluster is started for them."""
+
+
+def submit(
+    spec: Annotated[Path, typer.Argument(help="YAML Spec, as in `jobs/`.")],
+    kubernetes: Annotated[
+        bool, typer.Option("--kubernetes", help="As a RayJob: a cluster that ends with the job.")
+    ] = False,
+    kind: Annotated[
+        str, typer.Option(help="What the Spec is for: segment, train, evaluate, retrain.")
+    ] = "segment",
+    name: Annotated[
+        str | None,
+        typer.Option(help="Of the RayJob. The same name and Spec finds what runs already."),
+    ] = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Default: the kubeconfig's.")
+    ] = None,
+    template: Annotated[
+        str, typer.Option(help="ConfigMap of the chart: RELEASE-rayjob.")
+    ] = "unet-batch-rayjob",
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for the end; the exit status tells it.")
+    ] = False,
+    timeout: Annotated[
+        int | None,
+        typer.Option(help="Seconds the job may take; default: the chart's deadline.", min=60),
+    ] = None,
+    restarts: Annotated[
+        int, typer.Option(help="Times to start over where KubeRay misses a lost head.", min=0)
+    ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Ask whether the cluster would take it; make nothing.")
+    ] = False,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a Spec on a Kubernetes cluster where the chart helm/unet-batch is installed.
+
+    Exit status: 0 it succeeded (or was taken, without --wait), 1 it failed, took too long or
+    was deleted, 2 it could not be submitted.
+
+    `unet-batch submit jobs/segment.yaml --kubernetes --wait`
+    """
+    if not kubernetes:
+        raise SpecError("say where to: --kubernetes")
+    from unet_batch.cli.running import metrics_served
+    from unet_batch.kubernetes.client import connect
+    from unet_batch.monitoring.progress import JobConsole
+    from unet_batch.workflows.submit_kubernetes import RayJobSubmitter, Waiting
+
+    submission = _submission(spec, kind, name, template, overrides or ())
+    submission = replace(submission, deadline_s=timeout)
+    console = JobConsole(stderr=True, quiet=as_json)
+    with metrics_served(console) as listen:
+        submitter = RayJobSubmitter(
+            connect(namespace),
+            submission,
+            template,
+            listen=listen,
+            tell=lambda line: console.print(line, markup=False, highlight=False),
+        )
+        if dry_run:
+            summary = submitter.check()
+        elif wait:
+            summary = submitter.run(Waiting.after(timeout, restarts=restarts))
+        else:
+            summary = submitter.start()
+    _report(summary, as_json=as_json)
+    leave(is_complete=summary.outcome in (None, "succeeded"))
+
+
+def _submission(
+    path: Path, kind: str, name: str | None, template: str, overrides: Sequence[str]
+) -> Submission:
+    """The Spec, checked where its kind is known here, with the name it goes by."""
+    if kind not in KINDS:
+        raise SpecError(f"--kind {kind!r}: expected one of {', '.join(KINDS)}")
+    checked = CHECKED_HERE.get(kind, _AnySpec).load(path, overrides=overrides)
+    text = yaml.safe_dump(checked.model_dump(mode="json"), sort_keys=False)
+    release = template.removesuffix("-rayjob")
+    return Submission(name or f"{release}-{kind}-{secrets.token_hex(3)}", kind, text)
+
+
+class _AnySpec(SpecModel):
+    """A Spec that only the command on the cluster can check."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def _report(summary: RayJobSummary, *, as_json: bool) -> None:
+    if as_json:
+        print_json(summary)
+        return
+    facts = {
+        "RayJob": f"{summary.namespace}/{summary.name}",
+        "outcome": summary.outcome or "not waited for",
+        "attempts": summary.attempts,
+        "KubeRay says": summary.status,
+        "Ray says": summary.message,
+    }
+    print_facts({name: value for name, value in facts.items() if value})

@@ -1,0 +1,85 @@
+"""Deaths: why a Replica's process ended, as far as Ray and the kernel tell."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+)
+
+from unet_batch.errors import UnetBatchError
+from unet_batch.inference.memory import is_shortage
+
+DEATHS = (RayActorError, ActorDiedError, ActorUnavailableError, OutOfMemoryError)
+"""What a call raises whose Replica is gone; Ray's memory monitor has an error of its own."""
+
+_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
+_COUNTERS = (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events"))
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """Why a Replica is gone; `is_short` where it was for want of memory."""
+
+    reason: str
+    is_short: bool
+
+
+class Coroner:
+    """Explains deaths. It remembers how often the kernel's OOM killer has struck on this machine.
+
+    A process that is killed leaves no word of why, but the kernel counts. A Replica on another
+    machine is told as Ray tells it.
+    """
+
+    def __init__(self, counters: tuple[Path, ...] = _COUNTERS) -> None:
+        self._counters = counters
+        self._kills = self._count()
+
+    def explain(self, error: RayError) -> Death:
+        """What ended the Replica whose call raised `error`."""
+        kills, before = self._count(), self._kills
+        self._kills = kills
+        if isinstance(error, OutOfMemoryError):
+            why = "killed by Ray's memory monitor, its node being out of memory"
+            return Death(f"{why}: {_first_line(error)}", is_short=True)
+        if kills > before:
+            why = "killed by the system: out of memory (the kernel's OOM killer struck just now)"
+            return Death(f"{why}. {reason_of(error)}", is_short=True)
+        return Death(reason_of(error), is_short=is_shortage(_cause(error)))
+
+    def _count(self) -> int:
+        """Processes that the kernel killed for want of memory, on this machine or container."""
+        found = (_KILLS.search(_text(path)) for path in self._counters)
+        return sum(int(one[1]) for one in found if one)
+
+
+def reason_of(error: RayError) -> str:
+    """What went wrong, without Ray's stack of frames."""
+    cause = _cause(error)
+    if isinstance(cause, UnetBatchError):
+        return str(cause)
+    return f"{type(cause).__name__}: {_first_line(cause)}"
+
+
+def _cause(error: RayError) -> BaseException:
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""  # no such counter on this system
