@@ -17,12 +17,12 @@ def archive_jobs() -> Dashboard:
         "Jobs over archives: progress, speed, where the time goes, what failed.",
         kinds="ingest|segment|evaluate|export|report",
     )
-    for panel in (*_present(), *_speed(), *_work(), *_failures()):
+    for panel in (*_progress(), *_losses(), *_speed(), *_work(), *_failures()):
         made.with_panel(panel)
     return made
 
 
-def _present() -> list[Built]:
+def _progress() -> list[Built]:
     settled = f"sum without (outcome) (unet_batch_volumes_total{{{JOB}}})"
     return [
         number(
@@ -46,6 +46,11 @@ def _present() -> list[Built]:
             (f"unet_batch_volumes_planned{{{JOB}}} - {settled}", "{{job}}"),
             steps=[(1, "blue")],
         ),
+    ]
+
+
+def _losses() -> list[Built]:
+    return [
         number(
             "Quarantined",
             "Share of the Volumes tried that could not be segmented. The alert fires at 5 %.",

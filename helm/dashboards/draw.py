@@ -153,7 +153,8 @@ def _draw_lines(axes: Any, drawn: Drawn) -> None:
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.25)
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(0.0, low), high + 0.12 * (high - min(0.0, low)))
 
 
 def draw_all(prometheus: Prometheus, folder: Path) -> list[Path]:

@@ -19,14 +19,12 @@ def training() -> Dashboard:
         "How trainings go, and what the nightly retraining decided.",
         kinds="train|retrain",
     )
-    for panel in (*_present(), *_learning(), *_speed(), *_challenge()):
+    for panel in (*_present(), *_decisions(), *_learning(), *_speed(), *_challenge()):
         made.with_panel(panel)
     return made
 
 
 def _present() -> list[Built]:
-    retrained = "unet_batch_retrain_finished_timestamp_seconds"
-    waited = "unet_batch_rayjob_finished_timestamp_seconds"
     return [
         number(
             "Progress",
@@ -47,6 +45,13 @@ def _present() -> list[Built]:
             steps=DICE_STEPS,
             width=6,
         ),
+    ]
+
+
+def _decisions() -> list[Built]:
+    retrained = "unet_batch_retrain_finished_timestamp_seconds"
+    waited = "unet_batch_rayjob_finished_timestamp_seconds"
+    return [
         number(
             "Since a retraining ended so",
             "Time since the retraining last promoted, kept the champion, or found nothing new.",

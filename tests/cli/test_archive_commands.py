@@ -71,3 +71,17 @@ def test_the_catalog_is_made_again_and_made_small(archive: str) -> None:
     assert "2 Volumes" in run("ls", archive)
     run("catalog", "compact", archive)
     assert len(list((Path(archive) / "catalog").glob("*.parquet"))) == 1
+
+
+def test_clean_removes_nothing_unless_asked(archive: str) -> None:
+    left = Path(archive) / "volumes/ct-1/0-0123456789abcdef/c.0.0.0.0"
+    left.parent.mkdir()
+    left.write_bytes(b"of a writer that died")
+    assert "left behind  0" in run("catalog", "clean", archive)
+    listed = run("catalog", "clean", archive, "--older-than", "0")
+    assert "0-0123456789abcdef" in listed.replace("\n", "")
+    assert left.exists()
+    told = json.loads(run("catalog", "clean", archive, "--older-than", "0", "--remove", "--json"))
+    assert told["removed"] == ["volumes/ct-1/0-0123456789abcdef"]
+    assert not left.exists()
+    assert "ct-1" in run("ls", archive)

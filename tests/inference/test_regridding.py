@@ -17,6 +17,7 @@ from monai.transforms import Compose, Orientation, Spacing
 from unet_batch.inference.engine import Frame, TorchEngine
 from unet_batch.inference.head import Head
 from unet_batch.inference.predictor import BlockOrder, BlockResult, Predictor
+from unet_batch.inference.skipping import SkipRule
 from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.planning.volume_info import ChannelStatistics
 from unet_batch.tiling.blocks import Block, BlockLayout
@@ -204,3 +205,19 @@ def test_blocks_between_two_planes_of_a_coarse_scan_hand_out_nothing() -> None:
     results = run(case.predictor(), layout, image)
     assert any(not result.cells for result in results.values())
     assert_same_labels(put_together(layout, results, image)[0], case.monais_logits())
+
+
+def test_what_no_tile_covers_is_background_on_the_scan_too(case: Case) -> None:
+    """Air in the back half: its tiles are skipped, the front keeps its labels."""
+    case.image[:, :, 20:] = -1000
+    layout = case.layout(0, ((0,), (0,), (0,)), 9)
+    whole = put_together(layout, run(case.predictor(), layout, case.image), case.image)
+    skipping = case.predictor()
+    skipping._skip = SkipRule(channel=0, below=-900)
+    results = run(skipping, layout, case.image)
+    assert sum(result.num_skipped for result in results.values()) > 0
+    labels = put_together(layout, results, case.image)
+    assert (labels[0, :, 34:] == 0).all()
+    np.testing.assert_array_equal(labels[:, :, :12], whole[:, :, :12])
+    skipping._skip = SkipRule(channel=0, below=1e6)
+    assert (put_together(layout, run(skipping, layout, case.image), case.image) == 0).all()

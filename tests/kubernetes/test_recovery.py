@@ -26,7 +26,7 @@ from unet_batch.storage.archive import Archive, open_archive
 
 pytestmark = pytest.mark.slow
 
-NUM_VOLUMES = 40
+NUM_VOLUMES = 24
 
 
 def make_job(folder: Path) -> tuple[Archive, Path]:
@@ -74,7 +74,7 @@ def test_a_driver_and_its_ray_that_die_lose_only_the_work_in_flight(tmp_path: Pa
     while published(archive) < 3 and time.monotonic() < end:
         time.sleep(0.1)
     os.kill(first.pid, signal.SIGKILL)
-    first.wait()
+    first.communicate()
     kept = published(archive)
     assert 3 <= kept < NUM_VOLUMES
     second = start(spec)

@@ -6,6 +6,7 @@ The script plays KubeRay and fate: one move each time that the submitter sleeps.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -296,6 +297,14 @@ def test_the_exit_status_is_the_jobs(
     assert run(monkeypatch, spec_path, *BASICS) == 0
     cluster.kuberay_says("ub-a", *words)
     assert run(monkeypatch, spec_path, *BASICS, "--wait") == status
+
+
+def test_without_the_kubernetes_package_the_message_says_how_to_get_it(
+    spec_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "unet_batch.kubernetes.client", None)
+    assert run(monkeypatch, spec_path, *BASICS) == 2
+    assert "pip install 'unet-batch[kubernetes]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_a_broken_file_is_quarantined_with_its_reason(local_ray: None, sources: 
     assert list(summary.quarantined) == ["broken"]
     assert "expected NIfTI" in summary.quarantined["broken"]
     assert json.loads(json.dumps(asdict(summary)))["quarantined"] == dict(summary.quarantined)
-    assert events[0] == JobStarted("ingest", "ingest", "", num_volumes=4)
+    assert events[0] == JobStarted("ingest", "ingest", "", num_volumes=4, dataset="archive")
     assert isinstance(events[-1], JobFinished)
     outcomes = sorted(e.outcome for e in events if isinstance(e, VolumeFinished))
     assert outcomes == ["done", "done", "done", "quarantined"]

@@ -105,7 +105,7 @@ def test_a_volume_of_many_blocks_and_replicas_equals_monai(tmp_path: Path) -> No
     archive = open_archive(tmp_path / "archive", create=True)
     bundle = make_bundle(tmp_path / "tiny", WANTED)
     add_sagittal(archive)
-    resources = {"memory_budget": "2MiB", "replicas": 2, "cpus_per_replica": 1}
+    resources = {"memory_budget": "2.5MiB", "replicas": 2, "cpus_per_replica": 1}
     spec = spec_for(archive, bundle, resources=resources)
     job = SegmentJob.open(spec)
     layout = job.plan(job.infos, num_replicas=2).volumes["sagittal"].layout
@@ -123,16 +123,12 @@ def test_a_volume_of_many_blocks_and_replicas_equals_monai(tmp_path: Path) -> No
 def test_real_anisotropic_scans_equal_monai(tmp_path: Path, scans: Path) -> None:
     archive = open_archive(tmp_path / "archive", create=True)
     bundle = make_bundle(tmp_path / "tiny", GridSpec(spacing_mm=(1.5, 1.2, 1.2), orientation="LPS"))
-    names = (
-        "mr_spinalcord_sct/t2s/t2s",
-        "mr_spinalcord_sct/t2/t2",
-        "ct_spleen_msd_crop/sub-spleen2_ct",
-    )
+    names = ("mr_spinalcord_sct/t2s/t2s", "mr_spinalcord_sct/t2/t2")
     for name in names:
         scan = read_nifti(scans / f"{name}.nii.gz")
         archive.write_scan(replace(scan, channels=("MR",)), source={})
     summary = segment(spec_for(archive, bundle))
-    assert (summary.done, summary.quarantined) == (3, {})
+    assert (summary.done, summary.quarantined) == (2, {})
     for volume_id in archive:
         assert_equal_to_monai(archive, bundle, volume_id)
 

@@ -23,6 +23,7 @@ from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.specs.train import TrainSpec
 
 if TYPE_CHECKING:
+    from unet_batch.kubernetes.client import KubernetesClient
     from unet_batch.workflows.submit_kubernetes import RayJobSummary
 
 CHECKED_HERE: Mapping[str, type[SpecModel]] = {
@@ -33,37 +34,47 @@ CHECKED_HERE: Mapping[str, type[SpecModel]] = {
 """Specs whose mistakes are found before a cluster is started for them."""
 
 
+SpecArgument = Annotated[Path, typer.Argument(help="YAML Spec, as in `jobs/`.")]
+KubernetesOption = Annotated[
+    bool, typer.Option("--kubernetes", help="As a RayJob: a cluster that ends with the job.")
+]
+KindOption = Annotated[
+    str, typer.Option(help="What the Spec is for: segment, train, evaluate, retrain.")
+]
+NameOption = Annotated[
+    str | None,
+    typer.Option(help="Of the RayJob. The same name and Spec finds what runs already."),
+]
+NamespaceOption = Annotated[
+    str | None, typer.Option("--namespace", "-n", help="Default: the kubeconfig's.")
+]
+TemplateOption = Annotated[str, typer.Option(help="ConfigMap of the chart: RELEASE-rayjob.")]
+WaitOption = Annotated[
+    bool, typer.Option("--wait", help="Wait for the end; the exit status tells it.")
+]
+TimeoutOption = Annotated[
+    int | None,
+    typer.Option(help="Seconds the job may take; default: the chart's deadline.", min=60),
+]
+RestartsOption = Annotated[
+    int, typer.Option(help="Times to start over where KubeRay misses a lost head.", min=0)
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Ask whether the cluster would take it; make nothing.")
+]
+
+
 def submit(
-    spec: Annotated[Path, typer.Argument(help="YAML Spec, as in `jobs/`.")],
-    kubernetes: Annotated[
-        bool, typer.Option("--kubernetes", help="As a RayJob: a cluster that ends with the job.")
-    ] = False,
-    kind: Annotated[
-        str, typer.Option(help="What the Spec is for: segment, train, evaluate, retrain.")
-    ] = "segment",
-    name: Annotated[
-        str | None,
-        typer.Option(help="Of the RayJob. The same name and Spec finds what runs already."),
-    ] = None,
-    namespace: Annotated[
-        str | None, typer.Option("--namespace", "-n", help="Default: the kubeconfig's.")
-    ] = None,
-    template: Annotated[
-        str, typer.Option(help="ConfigMap of the chart: RELEASE-rayjob.")
-    ] = "unet-batch-rayjob",
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for the end; the exit status tells it.")
-    ] = False,
-    timeout: Annotated[
-        int | None,
-        typer.Option(help="Seconds the job may take; default: the chart's deadline.", min=60),
-    ] = None,
-    restarts: Annotated[
-        int, typer.Option(help="Times to start over where KubeRay misses a lost head.", min=0)
-    ] = 1,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Ask whether the cluster would take it; make nothing.")
-    ] = False,
+    spec: SpecArgument,
+    kubernetes: KubernetesOption = False,
+    kind: KindOption = "segment",
+    name: NameOption = None,
+    namespace: NamespaceOption = None,
+    template: TemplateOption = "unet-batch-rayjob",
+    wait: WaitOption = False,
+    timeout: TimeoutOption = None,
+    restarts: RestartsOption = 1,
+    dry_run: DryRunOption = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -77,7 +88,6 @@ def submit(
     if not kubernetes:
         raise SpecError("say where to: --kubernetes")
     from unet_batch.cli.running import metrics_served
-    from unet_batch.kubernetes.client import connect
     from unet_batch.monitoring.progress import JobConsole
     from unet_batch.workflows.submit_kubernetes import RayJobSubmitter, Waiting
 
@@ -86,7 +96,7 @@ def submit(
     console = JobConsole(stderr=True, quiet=as_json)
     with metrics_served(console) as listen:
         submitter = RayJobSubmitter(
-            connect(namespace),
+            _client(namespace),
             submission,
             template,
             listen=listen,
@@ -100,6 +110,16 @@ def submit(
             summary = submitter.start()
     _report(summary, as_json=as_json)
     leave(is_complete=summary.outcome in (None, "succeeded"))
+
+
+def _client(namespace: str | None) -> KubernetesClient:
+    try:
+        from unet_batch.kubernetes.client import connect
+    except ModuleNotFoundError as error:
+        raise SpecError(
+            f"{error}; --kubernetes needs: pip install 'unet-batch[kubernetes]'"
+        ) from error
+    return connect(namespace)
 
 
 def _submission(

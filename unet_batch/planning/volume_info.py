@@ -73,7 +73,6 @@ class VolumeBrief(NamedTuple):
     num_nonfinite: int
     channels: tuple[str, ...]
     labels: tuple[str, ...]
-    content_hash: str = ""
 
     @property
     def num_voxels(self) -> int:

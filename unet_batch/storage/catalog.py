@@ -70,7 +70,7 @@ _SCHEMA = pa.schema(
 )
 _BRIEF_COLUMNS = (
     "id", "modality", "dtype", "shape_z", "shape_y", "shape_x", "spacing_z", "spacing_y",
-    "spacing_x", "num_nonfinite", "channels", "labels", "content_hash",
+    "spacing_x", "num_nonfinite", "channels", "labels",
 )  # fmt: skip
 _TRIPLES = _BRIEF_COLUMNS[3:9]
 _SEPARATOR = "\x1f"  # ASCII's own unit separator: in no name
@@ -402,7 +402,6 @@ def _briefs_in(batch: pa.RecordBatch) -> Iterator[VolumeBrief]:
         map(_triple, dz, dy, dx),
         batch["num_nonfinite"].to_pylist(),
         *lists,
-        batch["content_hash"].to_pylist(),
     )
 
 

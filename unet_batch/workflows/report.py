@@ -279,11 +279,14 @@ def _page(
 
 
 def _provenance(origins: Sequence[Mapping[str, Json]]) -> list[tuple[str, str]]:
-    """What made the masks: each plain fact with its value, or the number of values if many."""
+    """What made the masks: each plain fact with its value, or the number of values if many.
+
+    The hash of the input is a Volume's own, and nothing to sum up.
+    """
     values: dict[str, set[str]] = {}
     for origin in origins:
         for name, value in origin.items():
-            if isinstance(value, str | int | float):
+            if isinstance(value, str | int | float) and name != "input_hash":
                 values.setdefault(name, set()).add(str(value))
     return [(_readable(name), _some(found)) for name, found in values.items()]
 
