@@ -3,8 +3,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from unet_batch.models.footprint import activation_bytes
+from unet_batch.models.footprint import forward_cost
 from unet_batch.models.networks import build_network
+
+
+def activation_bytes(
+    network: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> int:
+    return forward_cost(network, shape, dtype=dtype).num_bytes
 
 
 def test_a_chain_holds_two_activations_at_its_worst() -> None:
@@ -40,3 +46,9 @@ def test_it_grows_with_the_batch_and_halves_in_bf16_and_leaves_the_network_alone
     assert 2 * activation_bytes(network, (1, 1, 32, 32, 32), dtype=torch.bfloat16) == one
     assert next(network.parameters()).device.type == "cpu"
     assert network.training
+
+
+def test_a_multiply_add_is_two_operations() -> None:
+    network = nn.Conv3d(4, 6, 3, padding=1, bias=False)
+    cost = forward_cost(network, (2, 4, 8, 8, 8))
+    assert cost.flops == 2 * 2 * 4 * 6 * 3**3 * 8**3

@@ -57,3 +57,17 @@ def test_the_largest_replica_is_remembered_within_a_job() -> None:
     metrics(JobStarted("j", "segment", "liver", 1, dataset="ct"))
     metrics(StageTimed("predict", 1.0, peak_rss_bytes=3))
     assert value(metrics, "replica_peak_rss_bytes") == 3
+
+
+def test_a_job_that_has_ended_keeps_its_figures_when_the_next_begins() -> None:
+    clock = Clock()
+    metrics = started(clock)
+    clock.now = 10
+    metrics(VolumeFinished("a", "done", num_voxels=4000))
+    metrics(JobFinished("j", 10))
+    metrics(JobStarted("next", "report", "liver", 4, dataset="ct"))
+    clock.now = 20
+    assert value(metrics, "job_done_ratio") == 1
+    assert value(metrics, "job_remaining_seconds") == 0
+    assert value(metrics, "voxels_per_second") == 400
+    assert value(metrics, "job_done_ratio", job="next") == 0

@@ -20,6 +20,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,32 +29,31 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def activation_bytes(
+@dataclass(frozen=True, slots=True)
+class ForwardCost:
+    """Peak bytes of live activations, input and logits included, and floating-point operations.
+
+    The weights are not counted; a multiply-add counts as two operations.
+    """
+
+    num_bytes: int
+    flops: float
+
+
+def forward_cost(
     network: torch.nn.Module, batch_shape: Sequence[int], *, dtype: torch.dtype = torch.float32
-) -> int:
-    """Peak bytes of live activations, the input and the logits included, of one forward pass.
+) -> ForwardCost:
+    """What one forward pass takes; `network` is left as it is, and may lie on the meta device.
 
     `batch_shape` is (n, channels, *tile); `dtype` what the pass computes in (bfloat16 under
-    autocast). The weights are not counted; `network` is left as it is.
+    autocast).
     """
-    with _LiveBytes() as live:
-        _run_without_memory(network, batch_shape, dtype)
-    return int(live.peak)
-
-
-def forward_flops(network: torch.nn.Module, batch_shape: Sequence[int]) -> float:
-    """Floating-point operations of one forward pass, a multiply-add counting as two."""
-    with FlopCounterMode(display=False) as counter:
-        _run_without_memory(network, batch_shape, torch.float32)
-    return float(counter.get_total_flops())
-
-
-def _run_without_memory(
-    network: torch.nn.Module, batch_shape: Sequence[int], dtype: torch.dtype
-) -> None:
     skeleton = copy.deepcopy(network).to(device="meta", dtype=dtype).eval()
-    with torch.no_grad():
-        skeleton(torch.empty(tuple(batch_shape), dtype=dtype, device="meta"))
+    batch = torch.empty(tuple(batch_shape), dtype=dtype, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, _LiveBytes() as live:
+        live.count(batch)
+        skeleton(batch)
+    return ForwardCost(int(live.peak), float(counter.get_total_flops()))
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -76,8 +76,12 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         for tensor in filter(_is_tensor, tree_leaves(result)):
             if self._key(tensor) not in before:
-                self._count(tensor.untyped_storage())
+                self.count(tensor)
         return result
+
+    def count(self, tensor: torch.Tensor) -> None:
+        """Count the bytes of a tensor's storage, as long as it lives."""
+        self._count(tensor.untyped_storage())
 
     @staticmethod
     def _key(tensor: torch.Tensor) -> int:

@@ -43,6 +43,7 @@ class JobFamilies:
             case JobFinished():
                 of(self._seconds).set(event.seconds)
                 of(self._running).set(0)
+                self._freeze()
         of(self._last_event).set_to_current_time()
 
     def _start(self, event: JobStarted) -> None:
@@ -52,6 +53,13 @@ class JobFamilies:
         of(self._started).set_to_current_time()
         of(self._left).set_function(lambda: _or_nan(self._tally.progress().seconds_left))
         of(self._done).set_function(lambda: _or_nan(self._tally.progress().share_done))
+
+    def _freeze(self) -> None:
+        """Keep what is read from the Tally: the next Job of this process has it from now on."""
+        progress = self._tally.progress()
+        left, done = _or_nan(progress.seconds_left), _or_nan(progress.share_done)
+        self._series.of(self._left).set_function(lambda: left)
+        self._series.of(self._done).set_function(lambda: done)
 
 
 class WorkFamilies:
@@ -77,6 +85,9 @@ class WorkFamilies:
                 self._set_queue(event)
             case ReplicaLost():
                 self._series.of(self._replicas_lost).inc()
+            case JobFinished():
+                rate = self._tally.progress().voxels_per_second
+                self._series.of(self._rate).set_function(lambda: rate)
         self._count_voxels()
 
     def _define_volumes(self) -> None:

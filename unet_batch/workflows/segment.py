@@ -187,10 +187,26 @@ class _Accounts:
             )
         )
         self._listen(ModelLoaded(_class_dice(job.bundle)))
+        self._record_unknown(published)
         for volume_id in sorted(published):
             self._listen(VolumeFinished(volume_id, "skipped"))
         for volume_id, reason in plan.refused.items():
             self.close(Outcome(volume_id, "quarantined", reason, 0.0, ()))
+
+    def _record_unknown(self, published: set[str]) -> None:
+        """Enter the Volumes that are published, but of which no run came to tell."""
+        known = self._ledger.entries()
+        for volume_id in sorted(published):
+            if volume_id not in known or known[volume_id].outcome not in {"done", "skipped"}:
+                self._ledger.record(
+                    LedgerEntry(
+                        volume_id=volume_id,
+                        outcome="skipped",
+                        reason="was published before this run, which found it whole",
+                        key=self._keys[volume_id],
+                        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                    )
+                )
 
     def close(self, outcome: Outcome) -> None:
         """Account for one Volume."""

@@ -15,7 +15,7 @@ from unet_batch.errors import BundleError, SpecError
 from unet_batch.inference.head import Head
 from unet_batch.inference.outcome import Target
 from unet_batch.models.bundle import WEIGHTS, Bundle, load_bundle, require_alike
-from unet_batch.models.footprint import activation_bytes, forward_flops
+from unet_batch.models.footprint import forward_cost
 from unet_batch.models.precision import resolve_precision
 from unet_batch.planning.cost import CPU_PACE, GPU_PACE, ModelCost
 from unet_batch.planning.plan import Plan, Planner, Shape3
@@ -196,23 +196,19 @@ class SegmentJob:
         """What the Bundle's network weighs in memory, per batch of tiles."""
         inference, roi = self.spec.inference, self.roi_zyx[3 - self.bundle.spatial_dims :]
         precision = resolve_precision(inference.precision, torch.device("cpu"))
-        tile = (self.bundle.in_channels, *roi)
-        networks = [bundle.network() for bundle in self.bundles]
+        batch = (inference.batch_size, self.bundle.in_channels, *roi)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        with torch.device("meta"):
+            networks = [bundle.build_network() for bundle in self.bundles]
+        costs = [forward_cost(network, batch, dtype=dtype) for network in networks]
         return ModelCost(
             num_channels=self.bundle.in_channels,
             num_classes=len(self.bundle.classes),
             weight_bytes=sum((one.path / WEIGHTS).stat().st_size for one in self.bundles),
-            forward_bytes=self._preset_bytes()
-            + max(
-                activation_bytes(
-                    network,
-                    (inference.batch_size, *tile),
-                    dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
-                )
-                for network in networks
-            ),
+            forward_bytes=self._preset_bytes() + max(cost.num_bytes for cost in costs),
             tile_flops=2 ** len(inference.mirror)
-            * sum(forward_flops(network, (1, *tile)) for network in networks),
+            * sum(cost.flops for cost in costs)
+            / inference.batch_size,
             num_members=len(self.bundles),
             has_weights=self.head.needs_weights,
             num_planes=self.head.num_planes,
