@@ -80,3 +80,25 @@ class ClusterError(UnetBatchError):
 
 class QuarantineError(UnetBatchError):
     """The Job ended, but some Volumes were quarantined or left."""
+
+
+def reason_of(error: BaseException) -> str:
+    """What went wrong, to a person: our own message, else the kind and the first line.
+
+    An error that a worker met comes wrapped, with the `cause` inside a stack of frames.
+    """
+    cause = cause_of(error)
+    if isinstance(cause, UnetBatchError):
+        return str(cause)
+    return f"{type(cause).__name__}: {first_line(cause)}"
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The error that a worker met, where `error` is what Ray wraps around it."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that is not blank."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -14,7 +14,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from matplotlib import pyplot as plt
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
 from dashboards.queries import PanelQuery, fill, load, panel_queries, variables
+
+SHORTEST = timedelta(minutes=1)  # that an axis of time shows
 
 Drawn = dict[str, tuple[list[datetime], list[float]]]
 """Times and values of each series, by its legend."""
@@ -148,6 +150,9 @@ def _draw_lines(axes: Any, drawn: Drawn) -> None:
     for label, (times, values) in sorted(drawn.items()):
         axes.plot(times, values, linewidth=1.3, label=label[:40], marker="." * (len(times) < 3))
     axes.legend(fontsize=6, loc="upper left", ncols=1 + len(drawn) // 6, framealpha=0.6)
+    seen = [time for times, _ in drawn.values() for time in times]
+    if max(seen) - min(seen) < SHORTEST:  # a lone sample has no width, nor ticks
+        axes.set_xlim(min(seen) - SHORTEST / 2, max(seen) + SHORTEST / 2)
     locator = AutoDateLocator(maxticks=5)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]

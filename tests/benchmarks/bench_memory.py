@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from unet_batch.inference.block_pass import BlockOrder
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.head import Head
-from unet_batch.inference.predictor import BlockOrder, Predictor
+from unet_batch.inference.predictor import Predictor
 from unet_batch.models.process import tune_process
 from unet_batch.planning.cost import ModelCost, choose_layout, footprint
 from unet_batch.planning.specs.intensity import IntensitySpec

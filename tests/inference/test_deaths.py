@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
-from unet_batch.errors import BundleError, DeviceMemoryError
-from unet_batch.inference.deaths import DEATHS, Coroner, reason_of
+from unet_batch.errors import BundleError, DeviceMemoryError, reason_of
+from unet_batch.inference.deaths import DEATHS, Coroner
 
 
 def failed_call(cause: Exception) -> RayTaskError:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from monai.inferers import SlidingWindowInferer
 
 from unet_batch.errors import BundleError
+from unet_batch.inference.block_pass import BlockOrder, BlockResult
 from unet_batch.inference.engine import Frame, TorchEngine
 from unet_batch.inference.head import Head, class_indices
-from unet_batch.inference.predictor import BlockOrder, BlockResult, Predictor
+from unet_batch.inference.predictor import Predictor
 from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.planning.volume_info import ChannelStatistics
 from unet_batch.tiling.blocks import Block, BlockLayout

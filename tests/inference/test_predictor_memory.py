@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from unet_batch.errors import DeviceMemoryError
+from unet_batch.inference.block_pass import BlockOrder, BlockResult
 from unet_batch.inference.engine import Frame, TorchEngine
 from unet_batch.inference.head import Head
-from unet_batch.inference.predictor import BlockOrder, BlockResult, Predictor
+from unet_batch.inference.predictor import Predictor
 from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.planning.volume_info import ChannelStatistics
 from unet_batch.tiling.blocks import BlockLayout

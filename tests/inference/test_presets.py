@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from monai.inferers import SlidingWindowInferer
 
 from unet_batch.errors import BundleError
+from unet_batch.inference.block_pass import BlockOrder
 from unet_batch.inference.engine import Engine, Frame, TorchEngine
 from unet_batch.inference.head import Head
-from unet_batch.inference.predictor import BlockOrder, Predictor
+from unet_batch.inference.predictor import Predictor
 from unet_batch.inference.presets import EnsembleEngine, MirroredEngine
 from unet_batch.inference.skipping import SkipRule
 from unet_batch.planning.specs.intensity import IntensitySpec

@@ -14,9 +14,10 @@ from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, Orientation, Spacing
 
+from unet_batch.inference.block_pass import BlockOrder, BlockResult
 from unet_batch.inference.engine import Frame, TorchEngine
 from unet_batch.inference.head import Head
-from unet_batch.inference.predictor import BlockOrder, BlockResult, Predictor
+from unet_batch.inference.predictor import Predictor
 from unet_batch.inference.skipping import SkipRule
 from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.planning.volume_info import ChannelStatistics

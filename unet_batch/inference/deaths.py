@@ -14,7 +14,7 @@ from ray.exceptions import (
     RayError,
 )
 
-from unet_batch.errors import UnetBatchError
+from unet_batch.errors import cause_of, first_line, reason_of
 from unet_batch.inference.memory import is_shortage
 
 DEATHS = (RayActorError, ActorDiedError, ActorUnavailableError, OutOfMemoryError)
@@ -49,33 +49,16 @@ class Coroner:
         self._kills = kills
         if isinstance(error, OutOfMemoryError):
             why = "killed by Ray's memory monitor, its node being out of memory"
-            return Death(f"{why}: {_first_line(error)}", is_short=True)
+            return Death(f"{why}: {first_line(error)}", is_short=True)
         if kills > before:
             why = "killed by the system: out of memory (the kernel's OOM killer struck just now)"
             return Death(f"{why}. {reason_of(error)}", is_short=True)
-        return Death(reason_of(error), is_short=is_shortage(_cause(error)))
+        return Death(reason_of(error), is_short=is_shortage(cause_of(error)))
 
     def _count(self) -> int:
         """Processes that the kernel killed for want of memory, on this machine or container."""
         found = (_KILLS.search(_text(path)) for path in self._counters)
         return sum(int(one[1]) for one in found if one)
-
-
-def reason_of(error: RayError) -> str:
-    """What went wrong, without Ray's stack of frames."""
-    cause = _cause(error)
-    if isinstance(cause, UnetBatchError):
-        return str(cause)
-    return f"{type(cause).__name__}: {_first_line(cause)}"
-
-
-def _cause(error: RayError) -> BaseException:
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, BaseException) else error
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
 
 
 def _text(path: Path) -> str:

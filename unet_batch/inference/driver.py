@@ -17,12 +17,13 @@ import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from unet_batch.inference.deaths import DEATHS, Coroner, reason_of
+from unet_batch.errors import reason_of
+from unet_batch.inference.block_pass import BlockOrder
+from unet_batch.inference.deaths import DEATHS, Coroner
 from unet_batch.inference.head import Head
 from unet_batch.inference.outcome import Outcome, Target
 from unet_batch.inference.pool import ReplicaPool
 from unet_batch.inference.postprocessing import postprocess
-from unet_batch.inference.predictor import BlockOrder
 from unet_batch.inference.reading import PieceRef, read_pack, read_pieces
 from unet_batch.inference.replica import ReplicaReport
 from unet_batch.inference.stitching import stitch

@@ -10,11 +10,12 @@ from time import perf_counter
 import ray
 import torch
 
+from unet_batch.inference.block_pass import Array, BlockOrder
 from unet_batch.inference.choosing import EngineKind, load_engine
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.head import Head
 from unet_batch.inference.precision_check import labels_differ
-from unet_batch.inference.predictor import Array, BlockOrder, Predictor
+from unet_batch.inference.predictor import Predictor
 from unet_batch.inference.presets import MirroredEngine
 from unet_batch.inference.reading import PieceRef
 from unet_batch.inference.skipping import Piece, SkipRule

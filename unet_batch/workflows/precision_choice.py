@@ -12,8 +12,8 @@ from itertools import islice
 import ray
 from ray.exceptions import RayError
 
+from unet_batch.inference.block_pass import BlockOrder
 from unet_batch.inference.pool import ReplicaPool
-from unet_batch.inference.predictor import BlockOrder
 from unet_batch.inference.reading import read_pieces
 from unet_batch.monitoring.events import Listener, Warned
 from unet_batch.planning.plan import Plan, VolumePlan

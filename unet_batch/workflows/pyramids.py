@@ -9,6 +9,7 @@ from functools import partial
 
 import dask
 
+from unet_batch.errors import reason_of
 from unet_batch.monitoring.events import (
     JobFinished,
     JobStarted,
@@ -20,7 +21,6 @@ from unet_batch.storage.archive import open_archive
 from unet_batch.storage.pyramid import build_pyramids
 from unet_batch.storage.stores import limit_zarr_threads
 from unet_batch.workflows.dask_window import compute_in_window, default_window, require_ray
-from unet_batch.workflows.scoring import reason_of
 
 
 @dataclass(frozen=True, slots=True)

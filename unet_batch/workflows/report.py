@@ -17,7 +17,7 @@ from math import isinf, nan
 import dask
 from dask.delayed import Delayed
 
-from unet_batch.errors import SpecError
+from unet_batch.errors import SpecError, reason_of
 from unet_batch.evaluation.outliers import FAR, volume_outlyingness
 from unet_batch.evaluation.scores import ClassSummary, Score, mean_over_classes, summarise
 from unet_batch.monitoring.events import (
@@ -55,7 +55,6 @@ from unet_batch.workflows.scoring import (
     LabelsPair,
     ScoredVolume,
     Selection,
-    reason_of,
     score_pairs,
     select_pairs,
 )
@@ -213,7 +212,7 @@ def _with_pictures(
         if isinstance(finished.value, tuple):
             entries[finished.key] = replace(entry, pictures=finished.value)
             listen(VolumeFinished(finished.key, "done"))
-        else:
+        elif finished.error:
             problem = f"No picture: {reason_of(finished.error)}"
             entries[finished.key] = replace(entry, problem=problem)
             listen(VolumeFinished(finished.key, "quarantined", problem))

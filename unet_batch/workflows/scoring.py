@@ -14,7 +14,7 @@ from functools import partial
 import dask
 from dask.delayed import Delayed
 
-from unet_batch.errors import NotFoundError, SpecError, UnetBatchError
+from unet_batch.errors import NotFoundError, SpecError, UnetBatchError, reason_of
 from unet_batch.evaluation.dice import Overlap, overlap_of_region, require_same_shape
 from unet_batch.evaluation.scores import Score, foreground_classes, scores_of
 from unet_batch.planning.volume_info import LabelClass, VolumeInfo
@@ -127,16 +127,8 @@ class _Sum:
         self.num_left -= 1
         if isinstance(finished.value, Overlap):
             self.overlap += finished.value
-        elif not self.reason:
+        elif finished.error and not self.reason:
             self.reason = reason_of(finished.error)
-
-
-def reason_of(error: Exception | None) -> str:
-    """What a worker's error says to a person: its own message without Ray's stack traces."""
-    cause = getattr(error, "cause", None) or error
-    if isinstance(cause, UnetBatchError):
-        return str(cause)
-    return f"{type(cause).__name__}: {cause}"
 
 
 def pair_of(
