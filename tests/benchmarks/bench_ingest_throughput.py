@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -37,6 +38,7 @@ SHAPE = (120, 512, 512)
 GOAL_MB_PER_S, GOAL_RATIO = 60.0, 1.5
 NUM_CPUS = 2
 PLAIN = "plain zarr-python"
+OURS = [BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle")]  # the codec of Volumes
 
 
 def main() -> None:
@@ -54,8 +56,8 @@ def main() -> None:
             _temp_dir=str(root / "ray"),
         )
         ways: dict[str, Callable[[Path], None]] = {
-            PLAIN: lambda out: write_plainly(arrays, out),
-            "zarr-python's codec": lambda out: write_by_default(arrays, out),
+            PLAIN: lambda out: write_plainly(arrays, out, compressors=OURS),
+            "zarr-python's codec": lambda out: write_plainly(arrays, out),
             "ingest NIfTI": lambda out: ingest_from(root / "nifti", out),
             "ingest DICOM": lambda out: ingest_from(root / "dicom", out),
         }
@@ -119,8 +121,11 @@ def ingest_from(source: Path, out: Path) -> None:
         raise RuntimeError(str(summary.quarantined))
 
 
-def write_plainly(arrays: list[NDArray[np.int16]], out: Path) -> None:
-    """The same arrays by zarr-python alone, one after the other, as its defaults do it."""
+def write_plainly(arrays: list[NDArray[np.int16]], out: Path, **choice: Any) -> None:
+    """The same arrays by zarr-python alone, one after the other, as its defaults do it.
+
+    `choice` is of compressors; without one zarr-python takes zstd without a shuffle.
+    """
     layout = layout_for(SHAPE)
     for k, voxels in enumerate(arrays):
         array = zarr.create_array(
@@ -129,21 +134,7 @@ def write_plainly(arrays: list[NDArray[np.int16]], out: Path) -> None:
             dtype="int16",
             chunks=(1, *layout.chunk_zyx),
             shards=(1, *layout.shard_zyx),
-            compressors=[BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle")],
-        )
-        array[:] = voxels[None]
-
-
-def write_by_default(arrays: list[NDArray[np.int16]], out: Path) -> None:
-    """The same with zarr-python's own choice of compression: zstd without a shuffle."""
-    layout = layout_for(SHAPE)
-    for k, voxels in enumerate(arrays):
-        array = zarr.create_array(
-            store=str(out / f"ct{k}.zarr"),
-            shape=(1, *SHAPE),
-            dtype="int16",
-            chunks=(1, *layout.chunk_zyx),
-            shards=(1, *layout.shard_zyx),
+            **choice,
         )
         array[:] = voxels[None]
 

@@ -17,9 +17,9 @@ from unet_batch.inference import postprocessing
 from unet_batch.inference.postprocessing import RAW, finish_labels
 from unet_batch.planning.specs.postprocess import PostprocessStep
 from unet_batch.planning.volume_info import LabelClass
+from unet_batch.storage.folder_store import FolderStore
 from unet_batch.storage.labels_writer import LabelsWriter
 from unet_batch.storage.layout import Layout
-from unet_batch.storage.stores import FolderStore
 
 SHAPE = (20, 17, 23)
 CLASSES = (LabelClass(0, "background"), LabelClass(1, "liver"), LabelClass(2, "tumour"))

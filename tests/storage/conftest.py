@@ -12,7 +12,8 @@ import pytest
 
 from unet_batch.formats.scan import Scan
 from unet_batch.storage.archive import Archive, open_archive
-from unet_batch.storage.stores import ObjectStore, open_store
+from unet_batch.storage.object_store import ObjectStore
+from unet_batch.storage.stores import open_store
 
 PLACES = ("folder", "memory", "s3", "azure", "gcs")
 CLOUDS = {

@@ -23,8 +23,9 @@ from unet_batch.errors import (
 )
 from unet_batch.formats.scan import Scan
 from unet_batch.storage.archive import Archive, open_archive
+from unet_batch.storage.folder_store import FolderStore
 from unet_batch.storage.layout import Layout
-from unet_batch.storage.stores import FolderStore, open_store
+from unet_batch.storage.stores import open_store
 
 
 def test_a_scan_comes_back_as_it_was(archive: Archive, make_scan: Callable[..., Scan]) -> None:

@@ -11,8 +11,10 @@ import pytest
 from unet_batch.formats.scan import Mask, Scan
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive
+from unet_batch.storage.folder_store import FolderStore
 from unet_batch.storage.labels_writer import LabelsWriter
-from unet_batch.storage.stores import FolderStore, ObjectStore, open_store
+from unet_batch.storage.object_store import ObjectStore
+from unet_batch.storage.stores import open_store
 
 CLASSES = (LabelClass(1, "organ"),)
 

@@ -19,9 +19,9 @@ from unet_batch.errors import ConflictError, NotFoundError, SpecError, StoreErro
 from unet_batch.formats.scan import Scan
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive, open_archive
+from unet_batch.storage.folder_store import FolderStore
 from unet_batch.storage.labels_writer import LabelsWriter
 from unet_batch.storage.layout import Layout
-from unet_batch.storage.stores import FolderStore
 from unet_batch.storage.volume import Volume
 from unet_batch.tiling.box import Box
 

@@ -9,7 +9,7 @@ import pytest
 from unet_batch.errors import ConflictError, NotFoundError, SpecError, StoreError
 from unet_batch.storage import ledger as ledger_module
 from unet_batch.storage.ledger import Ledger, LedgerEntry
-from unet_batch.storage.stores import ObjectStore
+from unet_batch.storage.object_store import ObjectStore
 
 ENTRY = LedgerEntry(
     "ct-1", "done", "", "key", 1.5, 1000, 8, "replica-0", "2026-01-02T03:04:05+00:00"

@@ -10,14 +10,10 @@ import pytest
 import zarr
 
 from unet_batch.errors import ConflictError, NotFoundError, SpecError, StoreError
-from unet_batch.storage.stores import (
-    BucketStore,
-    FolderStore,
-    ObjectStore,
-    limit_zarr_threads,
-    normalize_url,
-    open_store,
-)
+from unet_batch.storage.bucket_store import BucketStore
+from unet_batch.storage.folder_store import FolderStore
+from unet_batch.storage.object_store import ObjectStore
+from unet_batch.storage.stores import limit_zarr_threads, normalize_url, open_store
 
 
 def test_what_was_put_is_got_back(store: ObjectStore) -> None:

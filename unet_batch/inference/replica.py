@@ -66,7 +66,7 @@ class Replica:
         self._bundles = bundles = [load_bundle(model) for model in models]
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._frame, self._precision = Frame.of(bundles[0], roi_zyx), inference.precision
-        self._head = Head.of(bundles, inference)
+        self._head, self._is_warm = Head.of(bundles, inference), False
         self._predictor = Predictor(
             load_engine(
                 engine,
@@ -84,8 +84,10 @@ class Replica:
         )
 
     def warm_up(self) -> str:
-        """Predict an empty batch, so that the first Block finds all in place; what runs it."""
-        self._predictor.warm_up()
+        """Predict an empty batch, once, so that the first Block finds all there; what runs it."""
+        if not self._is_warm:
+            self._predictor.warm_up()
+            self._is_warm = True
         return self._predictor.engine.name
 
     def predict(

@@ -28,10 +28,11 @@ from unet_batch.storage.encoding import Encoding
 from unet_batch.storage.keys import pseudonym_key
 from unet_batch.storage.layout import Layout, layout_for
 from unet_batch.storage.ledger import Ledger
+from unet_batch.storage.object_store import ObjectStore
 from unet_batch.storage.outside import content_of_outside
 from unet_batch.storage.quarantine import Quarantine
 from unet_batch.storage.record import info_to_json
-from unet_batch.storage.stores import ObjectStore, open_store
+from unet_batch.storage.stores import open_store
 from unet_batch.storage.volume import NotInArchiveError, Volume, read_info
 from unet_batch.tiling.box import Box
 

@@ -33,9 +33,9 @@ from unet_batch.planning.volume_info import VolumeBrief, VolumeInfo
 from unet_batch.planning.where import Condition, columns_of, parse_where
 from unet_batch.storage import paths
 from unet_batch.storage.filtering import glob_matches, matches
+from unet_batch.storage.object_store import ObjectStore
 from unet_batch.storage.ome_zarr import to_bytes
 from unet_batch.storage.record import info_from_json, info_to_json
-from unet_batch.storage.stores import ObjectStore
 from unet_batch.storage.volume import read_info, read_labels_names
 
 MAX_READ_ATTEMPTS = 5

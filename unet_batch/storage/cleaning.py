@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 from unet_batch.errors import NotFoundError
 from unet_batch.storage import ome_zarr, paths
+from unet_batch.storage.object_store import Facts, ObjectStore
 from unet_batch.storage.probabilities import probabilities_path
-from unet_batch.storage.stores import Facts, ObjectStore
 
 GRACE_S = 24 * 3600.0
 """Far longer than the Labels of one Volume are in the making."""

@@ -15,7 +15,7 @@ import secrets
 
 from unet_batch.errors import ConflictError, NotFoundError, SpecError
 from unet_batch.storage import paths
-from unet_batch.storage.stores import ObjectStore
+from unet_batch.storage.object_store import ObjectStore
 
 VARIABLE = "UNET_BATCH_KEY"
 MIN_KEY_LENGTH = 16

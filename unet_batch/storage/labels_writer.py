@@ -23,10 +23,11 @@ from unet_batch.planning.volume_info import Json, LabelClass, VolumeInfo
 from unet_batch.storage import ome_zarr, paths
 from unet_batch.storage.encoding import Encoding
 from unet_batch.storage.layout import Layout, Shape3, layout_for
+from unet_batch.storage.object_store import ObjectStore
 from unet_batch.storage.probabilities import ProbabilitiesWriter, probabilities_path
 from unet_batch.storage.record import classes_to_json
 from unet_batch.storage.stored_array import StoredArray
-from unet_batch.storage.stores import ObjectStore, open_store
+from unet_batch.storage.stores import open_store
 from unet_batch.tiling.box import Box
 
 LABEL_DTYPES = ("uint8", "uint16")

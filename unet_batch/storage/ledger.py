@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 from unet_batch.errors import ConflictError, NotFoundError, StoreError
 from unet_batch.planning.volume_info import Json
 from unet_batch.storage import ome_zarr, paths
-from unet_batch.storage.stores import ObjectStore
+from unet_batch.storage.object_store import ObjectStore
 
 FLUSH_ENTRIES = 50
 FLUSH_SECONDS = 5.0

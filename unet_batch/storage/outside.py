@@ -35,7 +35,8 @@ from unet_batch.planning.volume_info import OutsideImage
 from unet_batch.storage.complete_store import CompleteStore
 from unet_batch.storage.content import Content, content_of, stored_dtype
 from unet_batch.storage.layout import layout_for
-from unet_batch.storage.stores import Facts, ObjectStore, normalize_url, open_store
+from unet_batch.storage.object_store import Facts, ObjectStore
+from unet_batch.storage.stores import normalize_url, open_store
 
 MAX_SLAB_BYTES = 2**28
 """Voxels held at once while an image is looked through at ingest."""

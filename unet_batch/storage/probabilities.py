@@ -21,7 +21,8 @@ from unet_batch.errors import SpecError
 from unet_batch.storage import ome_zarr, paths
 from unet_batch.storage.encoding import Encoding
 from unet_batch.storage.layout import Layout, Shape3
-from unet_batch.storage.stores import ObjectStore, open_store
+from unet_batch.storage.object_store import ObjectStore
+from unet_batch.storage.stores import open_store
 from unet_batch.tiling.box import Box
 
 DTYPE = "uint8"

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 
 from unet_batch.errors import NotFoundError, StoreError
 from unet_batch.storage import paths
+from unet_batch.storage.object_store import ObjectStore
 from unet_batch.storage.ome_zarr import read_document, to_bytes
-from unet_batch.storage.stores import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,11 @@ from unet_batch.planning.volume_info import Json, LabelClass, VolumeInfo
 from unet_batch.storage import ome_zarr, paths
 from unet_batch.storage.labels_writer import LabelsWriter
 from unet_batch.storage.layout import Shape3
+from unet_batch.storage.object_store import ObjectStore
 from unet_batch.storage.probabilities import DTYPE, array_path, probabilities_path
 from unet_batch.storage.record import classes_from_json, classes_to_json, info_from_json
 from unet_batch.storage.stored_array import StoredArray
-from unet_batch.storage.stores import ObjectStore, open_store
+from unet_batch.storage.stores import open_store
 
 AFFINE_TOLERANCE_MM = 1e-3
 """Masks written by other programs carry their affine in float32."""
