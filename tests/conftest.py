@@ -1,4 +1,8 @@
-"""Fixtures that every test may use: the real scans, and one local Ray for the whole run."""
+"""Fixtures that every test may use, and how `pytest -n 2` shares the tests out.
+
+One machine bears one local Ray: the tests that use it go to one process, and first, as they
+take longest; the others go file by file to whichever process is free.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,19 @@ settings.register_profile("shared-machine", deadline=None, max_examples=40)
 settings.load_profile("shared-machine")
 
 REAL_SCANS = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None):
+        config.option.dist, config.option.loadscopereorder = "loadgroup", False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    for item in items:
+        on_ray = item.get_closest_marker("ray") is not None
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.name))
 
 
 @pytest.fixture(scope="session")
