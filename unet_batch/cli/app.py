@@ -13,6 +13,7 @@ from unet_batch.cli import archive_commands, model_commands
 from unet_batch.cli.catalog_commands import catalog
 from unet_batch.cli.demo_command import demo
 from unet_batch.cli.exits import Exit
+from unet_batch.cli.models_commands import models
 from unet_batch.cli.submit_command import submit
 from unet_batch.errors import UnetBatchError
 
@@ -37,6 +38,7 @@ app.command()(model_commands.evaluate)
 app.command()(model_commands.report)
 app.command()(archive_commands.export)
 app.command()(submit)
+app.add_typer(models)
 app.add_typer(catalog)
 
 

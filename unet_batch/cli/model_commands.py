@@ -164,9 +164,8 @@ def plan_job(
         "metrics_port": metrics_port,
     }
     request = SegmentSpec.load(spec, arguments=arguments, overrides=overrides or ())
-    wanted = request.resources.replicas
     summary = workflow.plan(
-        request, num_replicas=1 if wanted == "auto" else wanted, calibrate=calibrate
+        request, num_replicas=request.resources.most_replicas or 1, calibrate=calibrate
     )
     if as_json:
         print_json(summary)
@@ -188,7 +187,13 @@ def evaluate(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score Labels against a truth: Dice for each class and Volume, all in a Parquet file."""
+    """Score Labels against a truth; without one, say which masks stand out.
+
+    Dice, HD95, surface Dice and error of volume for each class, with intervals; the scores of
+    every Volume are in a Parquet or CSV file.
+
+    `unet-batch evaluate --archive my-archive --labels prediction --truth reference`
+    """
     from unet_batch.cli.running import job_running
     from unet_batch.workflows import evaluate as workflow
 

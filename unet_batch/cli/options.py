@@ -38,6 +38,10 @@ ModelOption = Annotated[
     list[str] | None,
     typer.Option("--model", "-m", help="Folder of the Bundle; given again: the mean of several."),
 ]
+RegistryOption = Annotated[
+    str | None,
+    typer.Option("--registry", help="Registry of models; default UNET_BATCH_REGISTRY."),
+]
 AddressOption = Annotated[
     str | None,
     typer.Option("--ray", help="Ray cluster to join; default RAY_ADDRESS, else one embedded."),

@@ -9,10 +9,13 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from unet_batch.evaluation.summary import MeanScore, MetricSummary
+    from unet_batch.reporting.figures import Figure
     from unet_batch.workflows.bench import BenchSummary
     from unet_batch.workflows.evaluate import EvaluateSummary
     from unet_batch.workflows.plan import PlanSummary
@@ -77,23 +80,62 @@ def print_lines(what: str, lines: Sequence[str]) -> None:
 
 
 def print_scores(summary: EvaluateSummary) -> None:
-    """Dice of each class: mean, spread, worst."""
+    """Each metric of each class: its mean and the interval of that; or what is odd."""
+    if summary.truth is None:
+        print_odd(summary)
+        return
+    from unet_batch.reporting.figures import figures_of
+
+    figures = figures_of(summary.tolerance_mm)
+    columns = [name for name in figures if name in summary.overall]
     print_table(
-        f"Dice of {summary.labels!r} against {summary.truth!r}",
-        ("class", "mean", "std", "median", "min", "Volumes"),
+        f"{summary.labels!r} against {summary.truth!r}",
+        ("class", *(figures[name].heading for name in columns), "Volumes"),
         [
-            (one.class_name, one.mean, one.std, one.median, one.min, one.num_scored)
+            (
+                one.class_name,
+                *(_with_interval(figures[name], one.metrics[name]) for name in columns),
+                one.num_scored,
+            )
             for one in summary.classes
         ],
-        numbers=5,
+        numbers=len(columns) + 1,
     )
-    print_facts({"mean Dice": summary.mean_dice, "all scores": summary.table})
+    facts = {
+        f"mean {figures[n].heading}": _with_interval(figures[n], summary.overall[n])
+        for n in columns
+    }
+    print_facts(facts | {"all scores": summary.table})
+    _print_left_out(summary)
+
+
+def print_odd(summary: EvaluateSummary) -> None:
+    """The Volumes that stand out without a truth, the gravest first."""
+    print_table(
+        f"{len(summary.odd)} of {summary.num_scored} masks {summary.labels!r} stand out",
+        ("Volume", "why"),
+        [
+            (one.volume_id, "; ".join(finding.text for finding in one.findings))
+            for one in summary.odd[:MAX_PLANNED]
+        ],
+    )
+    print_facts({"all volumes": summary.table})
+    _print_left_out(summary)
+
+
+def _print_left_out(summary: EvaluateSummary) -> None:
     for what, ids in (
         ("labels", summary.without_labels),
         ("truth", summary.without_truth),
     ):
         if ids:
             print_facts({f"without {what}": f"{len(ids)} Volumes: {', '.join(ids[:10])}"})
+
+
+def _with_interval(figure: Figure, one: MetricSummary | MeanScore) -> str:
+    """`0.912 (0.884 to 0.934)`."""
+    interval = figure.interval_text(one.interval)
+    return figure.text(one.mean) + (f" ({interval})" if interval else "")
 
 
 def print_plan(summary: PlanSummary) -> None:
@@ -183,6 +225,8 @@ def _cell(value: object) -> str:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _plain(dataclasses.asdict(value))
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Which Volumes stand out when there is no truth: class volumes far from the others'."""
+"""How far numbers lie from the others', in standard deviations that outliers cannot inflate."""
 
 from __future__ import annotations
 
@@ -31,9 +31,23 @@ def volume_outlyingness(class_ml: Mapping[str, Sequence[float]]) -> dict[str, fl
     if not class_ml:
         return {}
     table = np.array(list(class_ml.values()), dtype=np.float64)
-    deviations = np.array([_deviations(column) for column in table.T])
-    worst = deviations.max(axis=0, initial=0.0)
+    worst = volume_deviations(table).max(axis=1, initial=0.0)
     return dict(zip(class_ml, worst.tolist(), strict=True))
+
+
+def volume_deviations(ml: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same for each Volume and class of `ml` (Volumes, classes), of the same shape."""
+    columns = [_deviations(column) for column in ml.T]
+    return np.stack(columns, axis=1) if columns else np.zeros(ml.shape)
+
+
+def spread_of(
+    values: NDArray[np.float64], *, least_share: float = _LEAST_SPREAD
+) -> tuple[float, float]:
+    """Median and robust standard deviation of `values`, at least a share of the median."""
+    centre = float(np.median(values))
+    spread = MAD_TO_SIGMA * float(np.median(np.abs(values - centre)))
+    return centre, max(spread, least_share * abs(centre))
 
 
 def _deviations(volumes_ml: NDArray[np.float64]) -> NDArray[np.float64]:

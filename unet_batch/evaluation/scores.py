@@ -1,16 +1,16 @@
-"""Scores as values and as a table: one row a Volume and class, and their summary by class."""
+"""Score: what one class of one Volume reached, and all of them as a table.
+
+`Score` is the one result that everything else is made of: the table of `evaluate`, the report,
+the scores of a Bundle, the comparison of two models.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from statistics import fmean, median, stdev
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
-from unet_batch.evaluation.dice import Overlap
 from unet_batch.planning.volume_info import LabelClass
 
 
@@ -18,7 +18,14 @@ from unet_batch.planning.volume_info import LabelClass
 class Score:
     """One class of one Volume against its truth.
 
-    `dice` is None where neither mask holds the class; volumes are in millilitres.
+    Volumes are in millilitres. Of a mask without a truth only the predicted volume is known.
+
+    Attributes
+    ----------
+    dice: None where neither mask holds the class; 0 where only one does.
+    hd95_mm: 95 % Hausdorff distance; None where neither mask holds the class or it was not
+        asked for, infinite where only one does (`evaluation.surface` has the definition).
+    surface_dice: share of both surfaces within the tolerance; None and 0 as for `dice`.
     """
 
     volume_id: str
@@ -26,28 +33,23 @@ class Score:
     class_name: str
     dice: float | None
     predicted_ml: float
-    true_ml: float
-    intersection_voxels: int
+    true_ml: float | None
+    intersection_voxels: int | None
     predicted_voxels: int
-    true_voxels: int
+    true_voxels: int | None
+    hd95_mm: float | None = None
+    surface_dice: float | None = None
 
+    @property
+    def volume_error_ml(self) -> float | None:
+        """Predicted less true volume: positive where the mask is too large."""
+        return None if self.true_ml is None else self.predicted_ml - self.true_ml
 
-@dataclass(frozen=True, slots=True)
-class ClassSummary:
-    """Dice of one class over the `num_scored` Volumes in which mask or truth holds it.
-
-    `std` is the sample standard deviation (0 for one Volume). All are None where no Volume
-    holds the class; `num_empty` counts the Volumes that were left out for that reason.
-    """
-
-    class_value: int
-    class_name: str
-    mean: float | None
-    std: float | None
-    min: float | None
-    median: float | None
-    num_scored: int
-    num_empty: int
+    @property
+    def volume_error(self) -> float | None:
+        """The error relative to the true volume; None where the truth lacks the class."""
+        error = self.volume_error_ml
+        return error / self.true_ml if error is not None and self.true_ml else None
 
 
 SCORES_SCHEMA = pa.schema(
@@ -61,8 +63,43 @@ SCORES_SCHEMA = pa.schema(
         ("intersection_voxels", pa.int64()),
         ("predicted_voxels", pa.int64()),
         ("true_voxels", pa.int64()),
+        ("hd95_mm", pa.float64()),
+        ("surface_dice", pa.float64()),
+        ("volume_error_ml", pa.float64()),
+        ("volume_error", pa.float64()),
     ]
 )
+
+_BATCH_ROWS = 4096
+
+
+class ScoreRows:
+    """Scores as they come, kept as Arrow columns: about 120 bytes a Volume and class."""
+
+    def __init__(self) -> None:
+        self._batches: list[pa.RecordBatch] = []
+        self._pending: list[Score] = []
+
+    def add(self, scores: Iterable[Score]) -> None:
+        """Take in the scores of one Volume."""
+        self._pending.extend(scores)
+        if len(self._pending) >= _BATCH_ROWS:
+            self._flush()
+
+    def table(self, facts: Mapping[str, object] | None = None) -> pa.Table:
+        """All rows so far, sorted by Volume and class; `facts` become the schema's metadata."""
+        self._flush()
+        schema = SCORES_SCHEMA.with_metadata({k: str(v) for k, v in (facts or {}).items()} or None)
+        table = pa.Table.from_batches(self._batches, SCORES_SCHEMA).replace_schema_metadata(
+            schema.metadata
+        )
+        return table.sort_by([("volume_id", "ascending"), ("class_value", "ascending")])
+
+    def _flush(self) -> None:
+        rows = [[getattr(row, name) for row in self._pending] for name in SCORES_SCHEMA.names]
+        columns = [pa.array(v, f.type) for v, f in zip(rows, SCORES_SCHEMA, strict=True)]
+        self._batches.append(pa.record_batch(columns, schema=SCORES_SCHEMA))
+        self._pending.clear()
 
 
 def foreground_classes(
@@ -76,60 +113,8 @@ def foreground_classes(
     return tuple(by_value[value] for value in sorted(by_value) if value != 0)
 
 
-def scores_of(
-    volume_id: str,
-    classes: Sequence[LabelClass],
-    overlap: Overlap,
-    spacing_mm: Sequence[float],
-) -> tuple[Score, ...]:
-    """One Score for each of `classes`, whose order is that of `overlap`'s columns."""
-    voxel_ml = float(np.prod(spacing_mm)) / 1000.0
-    dice = overlap.dice
-    return tuple(
-        Score(
-            volume_id=volume_id,
-            class_value=c.value,
-            class_name=c.name,
-            dice=None if np.isnan(dice[k]) else float(dice[k]),
-            predicted_ml=int(overlap.predicted[k]) * voxel_ml,
-            true_ml=int(overlap.true[k]) * voxel_ml,
-            intersection_voxels=int(overlap.intersection[k]),
-            predicted_voxels=int(overlap.predicted[k]),
-            true_voxels=int(overlap.true[k]),
-        )
-        for k, c in enumerate(classes)
-    )
-
-
 def scores_table(scores: Iterable[Score]) -> pa.Table:
     """The scores as a table of `SCORES_SCHEMA`, sorted by Volume and class value."""
-    rows = sorted(scores, key=lambda score: (score.volume_id, score.class_value))
-    return pa.Table.from_pylist([asdict(row) for row in rows], schema=SCORES_SCHEMA)
-
-
-def summarise(scores: Iterable[Score]) -> tuple[ClassSummary, ...]:
-    """One ClassSummary for each class value, in the order of the values."""
-    by_class: dict[int, list[Score]] = defaultdict(list)
-    for score in scores:
-        by_class[score.class_value].append(score)
-    return tuple(_summarise_class(by_class[value]) for value in sorted(by_class))
-
-
-def mean_over_classes(summaries: Iterable[ClassSummary]) -> float | None:
-    """The mean of the classes' mean Dice; None where no class was scored."""
-    means = [summary.mean for summary in summaries if summary.mean is not None]
-    return fmean(means) if means else None
-
-
-def _summarise_class(scores: Sequence[Score]) -> ClassSummary:
-    dice = [score.dice for score in scores if score.dice is not None]
-    return ClassSummary(
-        class_value=scores[0].class_value,
-        class_name=scores[0].class_name,
-        mean=fmean(dice) if dice else None,
-        std=(stdev(dice) if len(dice) > 1 else 0.0) if dice else None,
-        min=min(dice, default=None),
-        median=median(dice) if dice else None,
-        num_scored=len(dice),
-        num_empty=len(scores) - len(dice),
-    )
+    rows = ScoreRows()
+    rows.add(scores)
+    return rows.table()

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from unet_batch.errors import GeometryError, UnreadableScanError, VoxelError
-from unet_batch.formats.dicom_file import Place, load, translated
+from unet_batch.formats.dicom_file import Place, is_remote, load, translated
 from unet_batch.formats.dicom_frames import Slice, read_slices
 from unet_batch.formats.dicom_plain import peek
 from unet_batch.formats.geometry import check_affine, reverse_index_order, swap_ras_lps
+from unet_batch.formats.remote import each
 from unet_batch.formats.scan import Scan
 from unet_batch.formats.slices import stack_affine, tilt_degrees
 from unet_batch.formats.tilt import straighten
@@ -50,13 +51,12 @@ def sort_into_series(files: Sequence[Place]) -> SortedFiles:
     groups: dict[_Header, list[Place]] = {}
     notes: list[str] = []
     unreadable: list[Place] = []
-    for path in sorted(files, key=str):
-        try:
-            header = _read_header(path)
-        except UnreadableScanError:
+    ordered_files = sorted(files, key=str)
+    headers = each(_header_or_none, ordered_files, at_once=any(map(is_remote, files)))
+    for path, header in zip(ordered_files, headers, strict=True):
+        if header is None:
             unreadable.append(path)
-            continue
-        if header.is_image:
+        elif header.is_image:
             groups.setdefault(header, []).append(path)
         else:
             notes.append(f"{path}: skipped, no image: {header.object_name}")
@@ -163,6 +163,13 @@ class _Header:
     shape_yx: tuple[int, int]
     object_name: str
     is_image: bool
+
+
+def _header_or_none(path: Place) -> _Header | None:
+    try:
+        return _read_header(path)
+    except UnreadableScanError:
+        return None
 
 
 def _read_header(path: Place) -> _Header:

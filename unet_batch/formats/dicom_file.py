@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from pydicom.uid import JPEGLSTransferSyntaxes
 
 from unet_batch.errors import GeometryError, ScanError, UnreadableScanError, VoxelError
+from unet_batch.formats.remote import RemotePath
 from unet_batch.formats.zips import ZipMember
 from unet_batch.planning.volume_info import Json
 
-Place = Path | ZipMember
-"""Where a DICOM object lies: a file, or a member of a zip."""
+Place = Path | ZipMember | RemotePath
+"""Where a DICOM object lies: a file, a member of a zip, an object in a bucket."""
 
 _MAGIC_OFFSET, _MAGIC = 128, b"DICM"
 _NUMBERS = (
@@ -50,11 +51,22 @@ _UNREADABLE = (
 def is_dicom(place: Place) -> bool:
     """Whether `place` holds DICOM's magic `DICM` behind its preamble; names prove nothing."""
     try:
-        with place.open("rb") as stream:
-            stream.seek(_MAGIC_OFFSET)
-            return stream.read(len(_MAGIC)) == _MAGIC
+        return head_of(place, _MAGIC_OFFSET + len(_MAGIC))[_MAGIC_OFFSET:] == _MAGIC
     except (OSError, ScanError):
         return False
+
+
+def is_remote(place: Place) -> bool:
+    """Whether its bytes come from a bucket: then it pays to ask for many at once."""
+    return isinstance(place.archive if isinstance(place, ZipMember) else place, RemotePath)
+
+
+def head_of(place: Place, num_bytes: int) -> bytes:
+    """The first bytes of a file. Raises OSError or UnreadableScanError."""
+    if isinstance(place, ZipMember):
+        return place.head(num_bytes)
+    with place.open("rb") as stream:
+        return stream.read(num_bytes)
 
 
 @contextmanager

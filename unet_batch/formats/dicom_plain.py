@@ -19,7 +19,6 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +30,9 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from unet_batch.formats.dicom_file import Place, head_of
+from unet_batch.formats.remote import HEAD_BYTES
+
 Value = str | int | list[str]
 
 _WHOLE_NUMBERS = (
@@ -39,7 +41,6 @@ _WHOLE_NUMBERS = (
 )  # fmt: skip
 _LAYOUT = (*_WHOLE_NUMBERS, "PhotometricInterpretation", "NumberOfFrames")
 
-_HEAD_BYTES = 2**14  # holds Rows and Columns of nearly every slice
 _MAX_ELEMENTS = 2000
 _MAX_DEPTH = 10
 _FIRST = 132  # behind the preamble and `DICM`
@@ -77,21 +78,19 @@ class PlainFile:
     pixels: tuple[int, int] | None
 
 
-def peek(place: Any, keywords: tuple[str, ...]) -> PlainFile | None:
+def peek(place: Place, keywords: tuple[str, ...]) -> PlainFile | None:
     """The attributes of these `keywords` from the head of a file; None where it is not plain.
 
     Elements are sorted by tag: the walk ends behind the last one wanted.
     """
     wanted = _tags(keywords)
-    with place.open("rb") as stream:
-        content = stream.read(_HEAD_BYTES)
     try:
-        return _walk(content, wanted, until=max(wanted))
+        return _walk(head_of(place, HEAD_BYTES), wanted, until=max(wanted))
     except (struct.error, ValueError):
         return None
 
 
-def read_plain(place: Any, keywords: tuple[str, ...]) -> PlainFile | None:
+def read_plain(place: Place, keywords: tuple[str, ...]) -> PlainFile | None:
     """The attributes and the pixels of a whole file; None where it is not plain."""
     with place.open("rb") as stream:
         content = stream.read()

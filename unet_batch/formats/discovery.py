@@ -9,8 +9,8 @@
                 c.ome.zarr/         c
                 slides/1.png ...    slides_1      where a folder holds nothing but pictures
 
-What a file is, its content says (DICOM, Zarr) or its suffix promises; a promise that is not
-kept becomes a named error when the ScanSource is read.
+Objects in a bucket are found as files are. What a file is, its content says (DICOM, Zarr) or
+its suffix promises; a promise that is not kept becomes a named error when the ScanSource is read.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from unet_batch.errors import GeometryError, SpecError, UnreadableScanError
 from unet_batch.formats.dicom import read_dicom_series, sort_into_series
-from unet_batch.formats.dicom_file import Place, is_dicom
+from unet_batch.formats.dicom_file import Place, is_dicom, is_remote
 from unet_batch.formats.geometry import onto_grid
 from unet_batch.formats.kinds import FILE_SUFFIXES, Kind, kind_of, stem_of
 from unet_batch.formats.labels import MaskRules
-from unet_batch.formats.masks import is_object_folder, read_masks
-from unet_batch.formats.ngff import is_zarr
+from unet_batch.formats.masks import read_masks
 from unet_batch.formats.readers import ReadOptions, read_channels, read_image, read_stack
+from unet_batch.formats.remote import AnyPath, Locate, RemotePath, below, each, on_disk
 from unet_batch.formats.scan import Mask, Scan
+from unet_batch.formats.truth import MaskOwner, find_mask, mask_folders
 from unet_batch.formats.walk import Walk
 from unet_batch.formats.zips import ZipMember, list_zip
 
@@ -48,8 +49,7 @@ class ScanSource:
 
     `folder` (relative to the source, posix) and `stem` (file name without suffix, or the name
     of the series' folder) are what patterns of truth masks refer to. `channels` names one
-    channel a file where several files are the channels of one Volume. `url` is the address of an
-    OME-Zarr image that lies in a bucket, and so has no path.
+    channel a file where several files are the channels of one Volume.
     """
 
     name: str
@@ -60,14 +60,14 @@ class ScanSource:
     channels: tuple[str, ...] = ()
     truth: Mapping[str, Place] = field(default_factory=dict)
     options: ReadOptions = field(default_factory=ReadOptions)
-    url: str = ""
 
     @property
     def image(self) -> Path | str | None:
         """The one OME-Zarr image that is this scan; None where it is of other files."""
-        is_one = self.kind == "ome-zarr" and not self.channels and len(self.paths) < 2
-        place = self.paths[0] if self.paths else self.url
-        return place if is_one and not isinstance(place, ZipMember) else None
+        if self.kind != "ome-zarr" or self.channels or len(self.paths) > 1:
+            return None
+        place = self.paths[0]
+        return place if isinstance(place, Path) else str(place)
 
     def read(self) -> Scan:
         """The Scan. Raises ScanError (unreadable, geometry, voxels), naming the file."""
@@ -120,7 +120,7 @@ def discover(
     channels: Mapping[str, str] | None = None,
     exclude: Sequence[str] = (),
     options: ReadOptions | None = None,
-    images: Mapping[str, Sequence[str]] | None = None,
+    locate: Locate = on_disk,
 ) -> Discovery:
     """Every scan of `sources`, with its truth masks.
 
@@ -136,7 +136,7 @@ def discover(
         that match, in this order.
     exclude: file name patterns to leave out.
     options: how files are read, carried along by each ScanSource.
-    images: addresses of OME-Zarr images in buckets, by the address below which they were found.
+    locate: makes paths of addresses; by default of places on disk alone.
 
     Raises
     ------
@@ -144,10 +144,9 @@ def discover(
         fits no scan.
     """
     truth, channels, options = truth or {}, channels or {}, options or ReadOptions()
-    walk = Walk(tuple(exclude), _mask_folders(truth))
+    walk = Walk(tuple(exclude), mask_folders(truth, locate), locate)
     found = [_scans_of(source, walk, channels, options) for source in sources]
-    found += [_remote_scans(root, urls, exclude) for root, urls in (images or {}).items()]
-    with_truth = _with_truth([scan for part in found for scan in part.scans], truth)
+    with_truth = _with_truth([scan for part in found for scan in part.scans], truth, locate)
     masks = {place for scan in with_truth for place in scan.truth.values()}
     scans = [scan for scan in with_truth if not masks.intersection(_files_and_folders(scan))]
     scans = [replace(scan, options=options) for scan in scans]
@@ -171,7 +170,7 @@ def safe_name(relative: str) -> str:
     return f"{digest}_{name[len(digest) + 1 - _MAX_NAME_LENGTH :]}"
 
 
-AnyPlace = TypeVar("AnyPlace", Path, ZipMember)
+AnyPlace = TypeVar("AnyPlace", AnyPath, ZipMember)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +181,7 @@ class _Found:
     notes: tuple[str, ...] = ()
 
 
-def _files_and_folders(scan: ScanSource) -> set[Place | Path]:
+def _files_and_folders(scan: ScanSource) -> set[Place]:
     return {p for path in scan.paths for p in (path, path.parent, *path.parent.parents)}
 
 
@@ -190,12 +189,15 @@ def _scans_of(
     source: str | Path, walk: Walk, channels: Mapping[str, str], options: ReadOptions
 ) -> _Found:
     found = walk.find(source)
-    parts = [
-        _channel_scan(found.root, folder, files, channels)
-        if channels
-        else _folder_scans(found.root, folder, files, options)
-        for folder, files in _by_folder(found.files).items()
-    ]
+
+    def look(item: tuple[AnyPath, list[AnyPath]]) -> _Found:
+        folder, files = item
+        if channels:
+            return _channel_scan(found.root, folder, files, channels)
+        return _folder_scans(found.root, folder, files, options)
+
+    folders = _by_folder(found.files).items()
+    parts = each(look, folders, at_once=isinstance(found.root, RemotePath))
     scans = tuple(scan for part in parts for scan in part.scans)
     notes = (*found.notes, *(note for part in parts for note in part.notes))
     if not scans:
@@ -209,30 +211,16 @@ def _scans_of(
     return _Found(scans, notes)
 
 
-def _remote_scans(root: str, urls: Sequence[str], exclude: Sequence[str]) -> _Found:
-    """OME-Zarr images in a bucket, named as if `root` were a folder."""
-    scans = []
-    for url in urls:
-        relative = PurePosixPath(url.removeprefix(root).strip("/") or url.rpartition("/")[2])
-        if any(fnmatchcase(relative.name, pattern) for pattern in exclude):
-            continue
-        folder = "" if relative.parent == PurePosixPath() else relative.parent.as_posix()
-        stem = stem_of(relative)
-        name = safe_name(f"{folder}/{stem}")
-        scans.append(ScanSource(name, "ome-zarr", (), folder, stem, url=url))
-    if not scans:
-        raise SpecError(f"no OME-Zarr image at or below {root!r}; other formats are read from disk")
-    return _Found(tuple(scans))
-
-
-def _by_folder(files: Iterable[AnyPlace]) -> dict[Path, list[AnyPlace]]:
-    folders: dict[Path, list[AnyPlace]] = {}
+def _by_folder(files: Iterable[AnyPlace]) -> dict[AnyPath, list[AnyPlace]]:
+    folders: dict[AnyPath, list[AnyPlace]] = {}
     for path in files:
         folders.setdefault(path.parent, []).append(path)
     return folders
 
 
-def _folder_scans(root: Path, folder: Path, files: Sequence[Path], options: ReadOptions) -> _Found:
+def _folder_scans(
+    root: AnyPath, folder: AnyPath, files: Sequence[AnyPath], options: ReadOptions
+) -> _Found:
     """The scans that lie in one folder: files by suffix, DICOM by content, zips by theirs."""
     zips = [path for path in files if path.suffix.lower() == _ZIP]
     images = [path for path in files if kind_of(path) not in {None, "dicom"} or path.is_dir()]
@@ -254,14 +242,15 @@ def _folder_scans(root: Path, folder: Path, files: Sequence[Path], options: Read
     return _Found(tuple(scans), notes)
 
 
-def _file_scan(root: Path, folder: Path, path: Path) -> ScanSource:
+def _file_scan(root: AnyPath, folder: AnyPath, path: AnyPath) -> ScanSource:
     kind = "ome-zarr" if path.is_dir() else kind_of(path)
     return _named(root, folder, stem_of(path), kind or "picture", (path,))
 
 
-def _series_scans(root: Path, folder: Path, files: Sequence[Place]) -> _Found:
+def _series_scans(root: AnyPath, folder: AnyPath, files: Sequence[Place]) -> _Found:
     """The DICOM series of one folder, of a disk or of a zip."""
-    dicom = [p for p in files if kind_of(Path(p.name)) == "dicom" or is_dicom(p)]
+    found = each(_may_be_dicom, files, at_once=any(map(is_remote, files)))
+    dicom = [path for path, is_so in zip(files, found, strict=True) if is_so]
     sorted_files = sort_into_series(dicom)
     several = len(sorted_files.series) > 1
     scans = []
@@ -274,7 +263,11 @@ def _series_scans(root: Path, folder: Path, files: Sequence[Place]) -> _Found:
     return _Found(tuple(scans), notes)
 
 
-def _zip_scans(root: Path, path: Path) -> _Found:
+def _may_be_dicom(place: Place) -> bool:
+    return kind_of(place) == "dicom" or is_dicom(place)
+
+
+def _zip_scans(root: AnyPath, path: AnyPath) -> _Found:
     """The DICOM series in a zip, named as if it were a folder without the suffix."""
     try:
         members, notes = list_zip(path)
@@ -294,7 +287,7 @@ def _out_of_zip(scan: ScanSource) -> ScanSource:
 
 
 def _channel_scan(
-    root: Path, folder: Path, files: Sequence[Path], channels: Mapping[str, str]
+    root: AnyPath, folder: AnyPath, files: Sequence[AnyPath], channels: Mapping[str, str]
 ) -> _Found:
     chosen = {name: _only_match(folder, files, name, p) for name, p in channels.items()}
     present = tuple(path for path in chosen.values() if path is not None)
@@ -306,20 +299,22 @@ def _channel_scan(
     return _Found(notes=(f"{folder}: skipped, no file for channel {lacking}",) if present else ())
 
 
-def _parent_in(root: Path, folder: Path) -> Path:
+def _parent_in(root: AnyPath, folder: AnyPath) -> AnyPath:
     """The folder above, but never above `root`: the source itself keeps its own name."""
     return folder if folder == root else folder.parent
 
 
 def _named(
-    root: Path, folder: Path, stem: str, kind: Kind | Literal["zip"], paths: tuple[Place, ...]
+    root: AnyPath, folder: AnyPath, stem: str, kind: Kind | Literal["zip"], paths: tuple[Place, ...]
 ) -> ScanSource:
-    relative = folder.relative_to(root).as_posix()
-    relative = "" if relative == "." else relative
+    inside = str(below(folder, root))
+    relative = "" if inside == "." else inside
     return ScanSource(safe_name(f"{relative}/{stem}"), kind, paths, relative, stem)
 
 
-def _only_match(folder: Path, files: Sequence[Path], channel: str, pattern: str) -> Path | None:
+def _only_match(
+    folder: AnyPath, files: Sequence[AnyPath], channel: str, pattern: str
+) -> AnyPath | None:
     matches = [path for path in files if fnmatchcase(path.name, pattern)]
     if len(matches) > 1:
         names = ", ".join(path.name for path in matches)
@@ -329,27 +324,16 @@ def _only_match(folder: Path, files: Sequence[Path], channel: str, pattern: str)
     return matches[0] if matches else None
 
 
-def _mask_folders(truth: Mapping[str, str]) -> frozenset[Path]:
-    plain = [place for place in truth.values() if not _is_pattern(place)]
-    for place in plain:
-        if not Path(place).expanduser().is_dir():
-            raise SpecError(
-                f"truth {place!r}: expected a folder of masks, or a pattern with {{stem}}"
-            )
-    return frozenset(Path(place).expanduser().resolve() for place in plain)
-
-
-def _is_pattern(place: str) -> bool:
-    """Whether `place` is one path to be filled in, rather than a folder of masks."""
-    return "{" in place or f"{_ZIP}!" in place
-
-
-def _with_truth(scans: list[ScanSource], truth: Mapping[str, str]) -> list[ScanSource]:
+def _with_truth(
+    scans: list[ScanSource], truth: Mapping[str, str], locate: Locate
+) -> list[ScanSource]:
     masks: dict[str, dict[str, Place]] = {scan.name: {} for scan in scans}
     for labels, place in truth.items():
         owners: dict[Place, str] = {}
         for scan in scans:
-            path = _find_mask(scan, place)
+            zips = {one.archive for one in scan.paths if isinstance(one, ZipMember)}
+            owner = MaskOwner(scan.folder, scan.stem, scan.name, frozenset(zips))
+            path = find_mask(owner, place, locate)
             if path is None or path in scan.paths:
                 continue
             if owners.setdefault(path, scan.name) != scan.name:
@@ -365,40 +349,6 @@ def _with_truth(scans: list[ScanSource], truth: Mapping[str, str]) -> list[ScanS
                 f"(the first has folder {scans[0].folder!r} and stem {scans[0].stem!r})"
             )
     return [replace(scan, truth=masks[scan.name]) for scan in scans]
-
-
-def _find_mask(scan: ScanSource, place: str) -> Place | None:
-    if _is_pattern(place):
-        try:
-            filled = place.format(folder=scan.folder, stem=scan.stem, name=scan.name)
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            raise SpecError(f"truth {place!r}: known are {{folder}}, {{stem}}, {{name}}") from error
-        archive, is_member, member = filled.partition(f"{_ZIP}!")
-        if is_member:
-            packed = Path(f"{archive}{_ZIP}").expanduser().resolve()
-            own = {path.archive for path in scan.paths if isinstance(path, ZipMember)}
-            return _find_member(packed, member) if "{" in place or packed in own else None
-        path = Path(filled).expanduser().resolve()
-        return path if path.exists() else None
-    root = Path(place).expanduser().resolve()
-    for relative in (f"{scan.folder}/{scan.stem}", scan.stem, scan.name):
-        for suffix in (*FILE_SUFFIXES, ".ome.zarr", ".zarr", ""):
-            path = (root / f"{relative.lstrip('/')}{suffix}").resolve()
-            found = path.is_file() if suffix else is_object_folder(path)
-            if path.is_relative_to(root) and (found or is_zarr(path)):
-                return path
-    return None
-
-
-def _find_member(archive: Path, member: str) -> ZipMember | None:
-    """The member of that name; None where the zip, or the member in it, is missing."""
-    if not archive.is_file():
-        return None
-    try:
-        members, _ = list_zip(archive)
-    except UnreadableScanError:
-        return None
-    return next((found for found in members if found.member == member), None)
 
 
 def _refuse_clashes(scans: list[ScanSource]) -> None:

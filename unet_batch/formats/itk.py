@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ _DATA_FILE = re.compile(
 )
 _END_OF_NRRD_HEADER = re.compile(rb"\r?\n\r?\n")
 _INSIDE = ("local", "")
-_MAX_HEADER = 2**16
+MAX_HEADER = 2**16
 _MAX_PACKING = 1032  # zlib's technical notes: deflate cannot shrink further
 
 
@@ -68,6 +68,15 @@ def read_itk(path: Path, *, name: str | None = None) -> Scan:
     )
 
 
+def data_file_name(path: PurePath, head: bytes) -> str:
+    """What the header of `path`, which begins with `head`, names as its data file, if it does."""
+    if _IO[path.suffix.lower()] == "NrrdImageIO":
+        head = _END_OF_NRRD_HEADER.split(head, maxsplit=1)[0]
+    found = _DATA_FILE.search(head)
+    named = found[1].decode("utf-8", "replace").strip() if found else ""
+    return "" if named.lower() in _INSIDE else named
+
+
 def write_nrrd(path: Path, voxels: NDArray[np.generic], affine: Affine) -> None:
     """Write `voxels` (zyx, or czyx as vectors) with `affine` as a gzipped NRRD of LPS space."""
     voxels = voxels[0] if voxels.ndim == 4 and len(voxels) == 1 else voxels
@@ -93,7 +102,7 @@ def write_nrrd(path: Path, voxels: NDArray[np.generic], affine: Affine) -> None:
 def _check_content(path: Path) -> None:
     try:
         with path.open("rb") as file:
-            head = file.read(_MAX_HEADER)
+            head = file.read(MAX_HEADER)
     except OSError as error:
         raise UnreadableScanError(f"{path}: cannot be opened: {error}") from error
     if not _MAGIC[_IO[path.suffix.lower()]].match(head):
@@ -136,12 +145,8 @@ def _itemsize(pixel_id: int, path: Path) -> int:
 def _data_file(path: Path) -> Path:
     """The file that holds the voxels: `path` itself, or one beside it. Never one elsewhere."""
     with path.open("rb") as file:
-        head = file.read(_MAX_HEADER)
-    if _IO[path.suffix.lower()] == "NrrdImageIO":
-        head = _END_OF_NRRD_HEADER.split(head, maxsplit=1)[0]
-    found = _DATA_FILE.search(head)
-    named = found[1].decode("utf-8", "replace").strip() if found else ""
-    if named.lower() in _INSIDE:
+        named = data_file_name(path, file.read(MAX_HEADER))
+    if not named:
         return path
     data = path.with_name(named) if Path(named).name == named else None
     if data is None or not data.is_file() or data.resolve().parent != path.resolve().parent:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
-from typing import Literal
+from typing import Literal, Protocol
 
 Kind = Literal["nifti", "itk", "tiff", "picture", "dicom", "ome-zarr"]
 
@@ -31,17 +30,25 @@ _SUFFIXES: dict[str, Kind] = {
 FILE_SUFFIXES = tuple(s for s, kind in _SUFFIXES.items() if kind != "ome-zarr")
 
 
-def kind_of(path: PurePath) -> Kind | None:
+class Named(Protocol):
+    """Whatever has a file name: a path on disk, a member of a zip, an object of a bucket."""
+
+    @property
+    def name(self) -> str:
+        """The file name."""
+
+
+def kind_of(path: Named) -> Kind | None:
     """The kind that the suffix promises, in whatever case; None where it is of no known kind."""
     return _SUFFIXES.get(suffix_of(path))
 
 
-def suffix_of(path: PurePath) -> str:
+def suffix_of(path: Named) -> str:
     """The known suffix of the file name in lower case (`.nii.gz`), or an empty text."""
     name = path.name.lower()
     return next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), "")
 
 
-def stem_of(path: PurePath) -> str:
+def stem_of(path: Named) -> str:
     """The file name without its known suffix."""
     return path.name[: len(path.name) - len(suffix_of(path))]

@@ -17,8 +17,8 @@ from unet_batch.formats.labels import MaskRules, as_mask
 from unet_batch.formats.ngff import is_zarr
 from unet_batch.formats.pictures import read_picture_mask
 from unet_batch.formats.readers import ReadOptions, read_image
+from unet_batch.formats.remote import AnyPath
 from unet_batch.formats.scan import Mask, Scan
-from unet_batch.formats.zips import ZipMember
 
 LABEL_MAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"  # PS3.4, B.5: newer than pydicom's dictionary
 MAX_OBJECTS = 100_000
@@ -30,7 +30,7 @@ def read_masks(place: Place, scan: Scan, labels: str, rules: MaskRules) -> dict[
     Pictures and TIFF, which know no patient, lie on the grid of `scan`; all others where
     they say. Raises ScanError, naming the file.
     """
-    if isinstance(place, ZipMember) or (place.is_file() and _holds_dicom(place)):
+    if not isinstance(place, Path) or (place.is_file() and _holds_dicom(place)):
         return _dicom_masks(place, scan, labels, rules)
     if is_object_folder(place):
         return {labels: _objects(place, scan, rules)}
@@ -47,7 +47,7 @@ def read_masks(place: Place, scan: Scan, labels: str, rules: MaskRules) -> dict[
     return {labels: as_mask(stored.voxels_czyx[0], affine, rules, where=str(place))}
 
 
-def is_object_folder(path: Path) -> bool:
+def is_object_folder(path: AnyPath) -> bool:
     """Whether `path` is a folder of pictures, as of one mask an object."""
     if not path.is_dir() or is_zarr(path):
         return False

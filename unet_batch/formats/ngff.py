@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 
 from unet_batch.errors import GeometryError, ScanError, UnreadableScanError, VoxelError
+from unet_batch.formats.dicom_file import code
 from unet_batch.formats.geometry import check_affine
 from unet_batch.formats.kinds import stem_of
+from unet_batch.formats.remote import AnyPath
 from unet_batch.formats.scan import Affine, Scan
 from unet_batch.planning.volume_info import OutsideImage
 
@@ -34,7 +36,7 @@ MAX_CHUNK_BYTES = 2**31
 """One chunk is decoded whole; nobody writes such ones on purpose."""
 
 _DOCUMENTS = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
-_OWN_KEY = "unet_batch"
+OWN_KEY = "unet_batch"
 _MM_PER_UNIT = {
     "picometer": 1e-9, "angstrom": 1e-7, "nanometer": 1e-6, "nm": 1e-6, "micrometer": 1e-3,
     "micron": 1e-3, "um": 1e-3, "\u00b5m": 1e-3, "\u03bcm": 1e-3, "millimeter": 1.0, "mm": 1.0,
@@ -54,7 +56,7 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-def is_zarr(folder: Path) -> bool:
+def is_zarr(folder: AnyPath) -> bool:
     """Whether `folder` is a Zarr group or array."""
     return any((folder / name).is_file() for name in _DOCUMENTS)
 
@@ -73,8 +75,8 @@ def read_ome_zarr(path: Path | str, *, name: str | None = None, store: Store | N
     VoxelError: several time points, axes of no known meaning, complex voxels.
     """
     with translated(path):
-        image = _open_somewhere(path, store)
-        return _scan_of(image, path, _copy(image, path), name)
+        image = open_image(path, store)
+        return _scan_of(image, path, copy_voxels(image, path), name)
 
 
 def describe_ome_zarr(
@@ -82,7 +84,7 @@ def describe_ome_zarr(
 ) -> Scan:
     """The same Scan without its voxels: `outside` says where they lie. Raises as it does."""
     with translated(path):
-        image = _open_somewhere(path, store)
+        image = open_image(path, store)
         _check_axes(image.letters, image.array, path)
         _check_chunks(image.array, path)
         place = dict(zip(image.letters, image.array.shape, strict=True))
@@ -106,22 +108,24 @@ def translated(path: Path | str) -> Iterator[None]:
 
 
 def _scan_of(
-    image: _Image, path: Path | str, voxels_czyx: NDArray[np.generic], name: str | None
+    image: Image, path: Path | str, voxels_czyx: NDArray[np.generic], name: str | None
 ) -> Scan:
-    affine, odd = _affine_of(image, path)
+    affine, odd = affine_of(image, path)
     check_affine(affine, where=str(path))
+    own = image.attributes.get(OWN_KEY) or {}
     return Scan(
         name=name or stem_of(PurePosixPath(path)),
         voxels_czyx=voxels_czyx,
         affine=affine,
-        channels=_channel_names(image.attributes, len(voxels_czyx)),
+        channels=_channel_names(own, len(voxels_czyx)),
+        modality=code(own.get("modality")),
         metadata={"format": "ome-zarr", "ngff_version": image.version},
         warnings=odd,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Image:
+class Image:
     """One multiscale image: its array of full resolution, and what is said of its axes."""
 
     path: str
@@ -147,13 +151,14 @@ def _refuse_links(path: Path) -> None:
             )
 
 
-def _open_somewhere(path: Path | str, store: Store | None) -> _Image:
+def open_image(path: Path | str, store: Store | None, inner: str = "") -> Image:
+    """The multiscale image in the group `inner` of `path`; to be called where `translated`."""
     if store is None:
         _refuse_links(Path(path))
-    return _open(store or str(path), path)
+    return _open(store or str(path), path, inner)
 
 
-def _open(store: Store | str, path: Path | str, inner: str = "") -> _Image:
+def _open(store: Store | str, path: Path | str, inner: str = "") -> Image:
     group: Any = zarr.open_group(store, path=inner, mode="r")
     attributes: dict[str, Any] = dict(group.attrs)
     found: dict[str, Any] = attributes.get("ome", attributes)
@@ -175,10 +180,10 @@ def _open(store: Store | str, path: Path | str, inner: str = "") -> _Image:
     )
     version = str(found.get("version") or multiscale.get("version") or "")
     whole = str(PurePosixPath(inner) / inside)
-    return _Image(whole, group[str(inside)], multiscale["axes"], transforms, attributes, version)
+    return Image(whole, group[str(inside)], multiscale["axes"], transforms, attributes, version)
 
 
-def _copy(image: _Image, path: Path | str) -> NDArray[np.generic]:
+def copy_voxels(image: Image, path: Path | str) -> NDArray[np.generic]:
     """The voxels (c, z, y, x), read chunk by chunk along z."""
     letters, array = image.letters, image.array
     _check_axes(letters, array, path)
@@ -240,10 +245,10 @@ def _check_chunks(array: Any, path: Path | str) -> int:
     return num_bytes
 
 
-def _affine_of(image: _Image, path: Path | str) -> tuple[Affine, tuple[str, ...]]:
+def affine_of(image: Image, path: Path | str) -> tuple[Affine, tuple[str, ...]]:
     """Index (z, y, x) to RAS+ mm, and what was assumed."""
     scale, origin, odd = _scale_and_origin(image, path)
-    stored = (image.attributes.get(_OWN_KEY) or {}).get("affine")
+    stored = (image.attributes.get(OWN_KEY) or {}).get("affine")
     if isinstance(stored, list) and len(stored) == 16:
         affine = np.array(stored, dtype=np.float64).reshape(4, 4)
         if np.allclose(np.linalg.norm(affine[:3, :3], axis=0), scale, rtol=1e-6):
@@ -260,7 +265,7 @@ def _affine_of(image: _Image, path: Path | str) -> tuple[Affine, tuple[str, ...]
 
 
 def _scale_and_origin(
-    image: _Image, path: Path | str
+    image: Image, path: Path | str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
     """Spacing and place of voxel 0 along z, y, x, in mm."""
     scale, origin = np.ones(len(image.axes)), np.zeros(len(image.axes))
@@ -292,9 +297,9 @@ def _scale_and_origin(
     return np.array(scales), np.array(origins), odd
 
 
-def _channel_names(attributes: Mapping[str, Any], count: int) -> tuple[str, ...]:
+def _channel_names(own: Mapping[str, Any], count: int) -> tuple[str, ...]:
     """Names that unet-batch gave, else numbers: the labels of others are free text."""
-    own = (attributes.get(_OWN_KEY) or {}).get("channels")
-    if isinstance(own, list) and len(own) == count:
-        return tuple(map(str, own))
+    names = own.get("channels")
+    if isinstance(names, list) and len(names) == count:
+        return tuple(map(str, names))
     return tuple(str(number) for number in range(count))

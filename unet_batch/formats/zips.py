@@ -12,10 +12,12 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from unet_batch.errors import UnreadableScanError
+from unet_batch.formats.remote import AnyPath
 
 MAX_MEMBERS = 200_000
 MAX_MEMBER_BYTES = 2**32
@@ -23,6 +25,8 @@ MAX_MEMBER_BYTES = 2**32
 
 _MAX_PACKING = 1032  # zlib's technical notes: deflate cannot shrink further
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 6.3.10, section 4.3.7
+_MAX_LOCAL_HEADER = _LOCAL_HEADER.size + 2 * 0xFFFF  # with name and extra field
+_MIN_GAP_BYTES = 2**20  # fetched with what lies around it, rather than asked for twice
 _ENCRYPTED = 0x1
 
 
@@ -30,7 +34,7 @@ _ENCRYPTED = 0x1
 class ZipMember:
     """One file in a zip; where a Path would do, its `name`, `parent`, `suffix` and `open` do."""
 
-    archive: Path
+    archive: AnyPath
     member: str
     header_offset: int
     packed_bytes: int
@@ -48,7 +52,7 @@ class ZipMember:
         return PurePosixPath(self.member).name
 
     @property
-    def parent(self) -> Path:
+    def parent(self) -> AnyPath:
         """The folder, as if the zip were one."""
         return (self.archive / self.member).parent
 
@@ -57,25 +61,51 @@ class ZipMember:
         if mode != "rb":
             raise ValueError(f"{self}: a member of a zip opens with 'rb', not {mode!r}")
         try:
-            content = self._unpacked()
+            content = self._unpacked(self.num_bytes + 1, packed_bytes=self.packed_bytes)
         except (OSError, zlib.error, struct.error) as error:
             raise UnreadableScanError(f"{self}: {error}; copy the zip again") from error
         if len(content) != self.num_bytes or zlib.crc32(content) != self.checksum:
             raise UnreadableScanError(f"{self}: length or checksum is wrong; copy the zip again")
         return io.BytesIO(content)
 
-    def _unpacked(self) -> bytes:
+    def head(self, num_bytes: int) -> bytes:
+        """The first bytes, without a look at the rest; of a zip in a bucket little is fetched.
+
+        Raises as `open`, but tells no checksum.
+        """
+        if isinstance(self.archive, Path):
+            return self.open().read(num_bytes)
+        try:
+            return self._unpacked(min(num_bytes, self.num_bytes), packed_bytes=num_bytes)
+        except (OSError, zlib.error, struct.error) as error:
+            raise UnreadableScanError(f"{self}: {error}; copy the zip again") from error
+
+    def _unpacked(self, num_bytes: int, *, packed_bytes: int) -> bytes:
+        """At most `num_bytes` out of the first `packed_bytes`."""
         with self.archive.open("rb") as file:
             file.seek(self.header_offset)
             *_, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
             file.seek(name_bytes + extra_bytes, io.SEEK_CUR)
-            packed = file.read(self.packed_bytes)
+            packed = file.read(min(packed_bytes, self.packed_bytes))
         if not self.is_deflated:
             return packed
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, self.num_bytes + 1)
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, num_bytes)
 
 
-def list_zip(path: Path) -> tuple[tuple[ZipMember, ...], tuple[str, ...]]:
+def spans_of(members: Sequence[ZipMember], num_bytes: int) -> tuple[tuple[int, int], ...]:
+    """Where in a zip of `num_bytes` the `members` lie: byte ranges, sorted, near ones as one."""
+    spans: list[tuple[int, int]] = []
+    for one in sorted(members, key=lambda member: member.header_offset):
+        stop = one.header_offset + _MAX_LOCAL_HEADER + one.packed_bytes
+        start, stop = min(one.header_offset, num_bytes), min(stop, num_bytes)
+        if spans and start - spans[-1][1] < _MIN_GAP_BYTES:
+            spans[-1] = spans[-1][0], max(stop, spans[-1][1])
+        else:
+            spans.append((start, stop))
+    return tuple(spans)
+
+
+def list_zip(path: AnyPath) -> tuple[tuple[ZipMember, ...], tuple[str, ...]]:
     """The files in the zip `path` by name, and notes on those that are left out.
 
     Zips in it, encrypted members, links, and names that lead out of it are left out.
@@ -85,7 +115,7 @@ def list_zip(path: Path) -> tuple[tuple[ZipMember, ...], tuple[str, ...]]:
     UnreadableScanError: no zip, damaged, or it claims more than a zip of its size can hold.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
         raise UnreadableScanError(
@@ -120,7 +150,7 @@ def _refusal(info: zipfile.ZipInfo) -> str:
     return ""
 
 
-def _member(path: Path, info: zipfile.ZipInfo) -> ZipMember:
+def _member(path: AnyPath, info: zipfile.ZipInfo) -> ZipMember:
     return ZipMember(
         path,
         info.filename,

@@ -7,27 +7,27 @@ the writers, through Ray's object store.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from time import perf_counter
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import ray
 from ray.exceptions import RayError
 
 from unet_batch.errors import reason_of
 from unet_batch.inference.block_pass import BlockOrder
-from unet_batch.inference.deaths import DEATHS, Coroner
+from unet_batch.inference.deaths import DEATHS, is_lost
 from unet_batch.inference.head import Head
+from unet_batch.inference.held import HeldCells
+from unet_batch.inference.keeper import ReplicaKeeper
 from unet_batch.inference.outcome import Outcome, Target
 from unet_batch.inference.pool import ReplicaPool
-from unet_batch.inference.postprocessing import postprocess
-from unet_batch.inference.reading import PieceRef, read_pack, read_pieces
+from unet_batch.inference.reading import PieceRef
 from unet_batch.inference.replica import ReplicaReport
-from unet_batch.inference.stitching import stitch
-from unet_batch.inference.writing import Done, publish, write_regions
+from unet_batch.inference.workforce import RayWorkforce, Ref, Workforce
+from unet_batch.inference.writing import Done
 from unet_batch.monitoring import events
 from unet_batch.monitoring.events import Listener
 from unet_batch.planning.messages import (
@@ -38,9 +38,10 @@ from unet_batch.planning.messages import (
     Publish,
     Read,
     Region,
+    RegionsLost,
     Release,
-    ReplicaGone,
-    ReplicaReady,
+    Retire,
+    SeamLost,
     StepKey,
     Stitch,
     VolumeFailed,
@@ -57,7 +58,7 @@ from unet_batch.storage.volume import Volume
 from unet_batch.tiling.blocks import Cell
 from unet_batch.tiling.box import Box
 
-Ref = Any  # ray.ObjectRef: its own generic type tells mypy nothing
+WAKE_S = 1.0  # at the latest, though nothing has ended
 
 
 class Driver:
@@ -67,12 +68,14 @@ class Driver:
     ----------
     plan: what to do.
     schedule: decides the order.
-    pool: Replicas; the Driver starts those that are missing and replaces those that die.
+    pool: Replicas; the Driver starts those that there is work for, replaces those that die,
+        and ends those that are idle.
     volumes: opens a Volume by id.
     target: where a Volume's labels go.
     head: what is read out of finished sums.
     on_outcome: called once a Volume, as soon as its outcome is known.
     listen: hears what happens.
+    workforce: carries out what is started: Ray's tasks and actors.
     """
 
     def __init__(
@@ -86,58 +89,53 @@ class Driver:
         head: Head,
         on_outcome: Callable[[Outcome], None],
         listen: Listener = events.ignore,
+        workforce: Workforce | None = None,
     ) -> None:
         self._plan, self._schedule, self._pool = plan, schedule, pool
         self._volumes, self._target, self._on_outcome = volumes, target, on_outcome
         self._head = head
         self._listen = listen
+        self._workforce = workforce or RayWorkforce()
         self._pending: dict[Ref, Callable[[Ref], Iterable[Event]]] = {}
-        self._local: deque[Event] = deque()
         self._inputs: dict[StepKey, dict[BlockKey, list[PieceRef]]] = {}
         self._unread: Counter[StepKey] = Counter()
-        self._cells: dict[tuple[str, Box], Ref] = {}
-        self._uses: Counter[tuple[str, Box]] = Counter()
-        self._sums: dict[tuple[str, Box], dict[int, Ref]] = {}
+        self._held = HeldCells()
         self._began: dict[str, float] = {}
         self._worked: dict[str, list[str]] = {}
-        self._ready: set[str] = set()
         self._short: set[str] = set()
-        self._coroner = Coroner()
+        self._keeper = ReplicaKeeper(pool, self._workforce, listen)
 
     def run(self) -> None:
         """Until every Volume has its outcome. Raises ReplicaError where no Replica can start."""
-        for name, ref in self._pool.start_all():
-            self._pending[ref] = partial(self._was_started, name)
-        self._carry_out(self._schedule.start(num_replicas=self._pool.size.count))
+        first = self._schedule.start(num_replicas=self._pool.size.at_once)
+        self._expect(self._keeper.begin(self._schedule.wanted_replicas))
+        self._carry_out(first)
         while not self._schedule.is_finished:
             for event in self._next_events():
                 self._carry_out(self._schedule.handle(event))
+            self._expect(self._keeper.match(self._schedule.wanted_replicas))
             self._tell_queue()
         self._settle()
 
     def _settle(self) -> None:
         """Wait for what is still written of Volumes given up: nothing may come late, and last."""
-        late = [
-            ref
-            for ref, then in self._pending.items()
-            if isinstance(then, partial) and then.func == self._was_written
-        ]
-        if late:
-            ray.wait(late, num_returns=len(late), fetch_local=False)
+        self._workforce.wait_for_all(
+            [
+                ref
+                for ref, then in self._pending.items()
+                if isinstance(then, partial) and then.func == self._was_written
+            ]
+        )
 
     # ---- events ---------------------------------------------------------------------------
 
     def _next_events(self) -> Iterable[Event]:
-        """Events already known, else those of whatever ends next."""
-        if self._local:
-            yield self._local.popleft()
-            return
-        waiting = list(self._pending)
-        done, _ = ray.wait(waiting, num_returns=1, timeout=None, fetch_local=False)
-        if len(waiting) > 1:
-            done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
+        """The events of whatever ends next; none where nothing does for a while."""
+        done = self._workforce.wait(list(self._pending), timeout_s=WAKE_S)
         for ref in done:
             yield from self._pending.pop(ref)(ref)
+        if not done:
+            self._keeper.tell_starvation()
 
     def _carry_out(self, instructions: Iterable[Instruction]) -> None:
         for instruction in instructions:
@@ -156,6 +154,8 @@ class Driver:
                     self._publish(volume_ids)
                 case Close():
                     self._close(instruction)
+                case Retire(replica):
+                    self._keeper.retire(replica)
 
     def _tell_queue(self) -> None:
         busy = self._schedule.busy_replicas
@@ -164,32 +164,16 @@ class Driver:
 
     # ---- Replicas -------------------------------------------------------------------------
 
-    def _start_replica(self) -> None:
-        name, ref = self._pool.start()
-        self._pending[ref] = partial(self._was_started, name)
-
-    def _was_started(self, name: str, ref: Ref) -> Iterable[Event]:
-        try:
-            ray.get(ref)
-        except RayError as error:
-            self._pool.lose(name, reason_of(error), was_ready=False)
-            self._start_replica()
-            return
-        self._pool.note_ready()
-        self._ready.add(name)
-        yield ReplicaReady(name)
+    def _expect(self, starting: Iterable[tuple[str, Ref]]) -> None:
+        for name, ref in starting:
+            self._pending[ref] = partial(self._keeper.was_started, name)
 
     def _replica_died(self, call: Predict, error: RayError) -> Iterable[Event]:
-        name = call.replica
-        if name not in self._pool:
-            return  # several calls were in flight: the first has told already
-        death = self._coroner.explain(error)
+        """The first of the calls that were in flight tells."""
+        death, what_follows = self._keeper.died(call.replica, error)
         if death.is_short:
             self._short.update(key.volume_id for key in call.step)
-        self._pool.lose(name, death.reason, was_ready=name in self._ready)
-        self._listen(events.ReplicaLost(death.reason))
-        self._start_replica()
-        yield ReplicaGone(name, death.reason)
+        yield from what_follows
 
     # ---- reading --------------------------------------------------------------------------
 
@@ -203,8 +187,7 @@ class Driver:
         work = [
             (self._volumes(key.volume_id), box) for key, box in zip(order.step, boxes, strict=True)
         ]
-        found = [[piece] for piece in read_pack(work)] if len(work) > 1 else [read_pieces(*work[0])]
-        inputs.update(zip(order.step, found, strict=True))
+        inputs.update(zip(order.step, self._workforce.read(work), strict=True))
         refs = {piece.ref for pieces in inputs.values() for piece in pieces}
         self._unread[order.key] = len(refs)
         for ref in refs:
@@ -230,9 +213,8 @@ class Driver:
     def _predict(self, call: Predict) -> None:
         orders = [self._order(key, rebuild=call.rebuild) for key in call.step]
         inputs = [self._inputs[call.key][key] for key in call.step]
-        num_cells = sum(len(order.layout.cells(order.block)) for order in orders)
         actor = self._pool.actor(call.replica)
-        report, *cells = actor.predict.options(num_returns=1 + num_cells).remote(orders, inputs)
+        report, cells = self._workforce.predict(actor, orders, inputs)
         self._pending[report] = partial(self._was_predicted, call, orders, cells)
 
     def _order(self, key: BlockKey, *, rebuild: bool) -> BlockOrder:
@@ -245,7 +227,7 @@ class Driver:
         self, call: Predict, orders: list[BlockOrder], cells: list[Ref], ref: Ref
     ) -> Iterable[Event]:
         try:
-            report = cast("ReplicaReport", ray.get(ref))
+            report = cast("ReplicaReport", self._workforce.result(ref))
         except DEATHS as error:
             yield from self._replica_died(call, error)
             return
@@ -275,14 +257,14 @@ class Driver:
                 if key in failed:
                     continue
                 if cell.is_seam:
-                    self._sums.setdefault((order.volume_id, cell.box), {})[key.sweep] = ref
+                    self._held.keep_sums(order.volume_id, cell.box, key.sweep, ref)
                 else:
                     self._keep_labels(order.volume_id, cell.box, ref)
 
     def _keep_labels(self, volume_id: str, box: Box, ref: Ref) -> None:
         shard = self._plan.volumes[volume_id].info.shard_zyx
-        self._cells[volume_id, box] = ref
-        self._uses[volume_id, box] = sum(1 for _ in box.split(shard))
+        num_regions = sum(1 for _ in box.split(shard))
+        self._held.keep_labels(volume_id, box, ref, num_regions=num_regions)
 
     def _tell_predicted(self, orders: list[BlockOrder], report: ReplicaReport) -> None:
         voxels = sum(order.layout.scan_region(order.block).num_voxels for order in orders)
@@ -301,12 +283,15 @@ class Driver:
     # ---- stitching, writing, publishing ---------------------------------------------------
 
     def _stitch(self, volume_id: str, cell: Cell) -> None:
-        sums = self._sums.pop((volume_id, cell.box))
-        done, labels = stitch.remote(self._head, *(sums[sweep] for sweep in cell.sweeps))
+        sums = self._held.take_sums(volume_id, cell)
+        done, labels = self._workforce.stitch(self._head, sums)
         self._pending[done] = partial(self._was_stitched, volume_id, cell, labels)
 
     def _was_stitched(self, volume_id: str, cell: Cell, labels: Ref, ref: Ref) -> Iterable[Event]:
         done = self._result(ref, [volume_id])
+        if isinstance(done, str):
+            yield SeamLost(volume_id, cell, done)
+            return
         self._listen(events.StageTimed("stitch", done.seconds, done.num_bytes))
         self._keep_labels(volume_id, cell.box, labels)
         for reason in done.failures.values():
@@ -318,19 +303,22 @@ class Driver:
             (
                 self._target(region.volume_id).written,
                 region.box,
-                [(box, self._cells[region.volume_id, box]) for box in region.cells],
+                [(box, self._held.labels(region.volume_id, box)) for box in region.cells],
             )
             for region in regions
         ]
-        self._pending[write_regions.remote(work)] = partial(self._was_written, regions)
+        self._pending[self._workforce.write(work)] = partial(self._was_written, regions)
 
     def _was_written(self, regions: tuple[Region, ...], ref: Ref) -> Iterable[Event]:
         done = self._result(ref, [region.volume_id for region in regions])
+        if isinstance(done, str):
+            yield RegionsLost(regions, done)
+            return
         voxels = sum(region.box.num_voxels for region in regions)
         self._listen(events.StageTimed("write", done.seconds, done.num_bytes, num_voxels=voxels))
         for region in regions:
             for box in region.cells:
-                self._drop_use((region.volume_id, box))
+                self._held.let_go(region.volume_id, box)
         for volume_id, reason in done.failures.items():
             yield VolumeFailed(volume_id, reason)
         yield WasWritten(regions)
@@ -338,13 +326,13 @@ class Driver:
     def _publish(self, volume_ids: tuple[str, ...]) -> None:
         targets = [self._target(volume_id) for volume_id in volume_ids]
         if any(target.steps for target in targets):
-            ref = postprocess.remote([(target.labels, target.steps) for target in targets])
+            ref = self._workforce.postprocess([(one.labels, one.steps) for one in targets])
             self._pending[ref] = partial(self._was_postprocessed, volume_ids)
         else:
             self._show(volume_ids, volume_ids)
 
     def _was_postprocessed(self, volume_ids: tuple[str, ...], ref: Ref) -> Iterable[Event]:
-        done = self._result(ref, volume_ids)
+        done = self._told(ref, volume_ids)
         self._listen(events.StageTimed("postprocess", done.seconds, done.num_bytes))
         for volume_id, reason in done.failures.items():
             yield VolumeFailed(volume_id, reason)
@@ -353,28 +341,39 @@ class Driver:
     def _show(self, volume_ids: tuple[str, ...], asked: tuple[str, ...]) -> None:
         """Publish `volume_ids`; all that the Schedule asked for are then through."""
         targets = [self._target(volume_id) for volume_id in volume_ids]
-        ref = publish.remote([(target.labels, target.provenance) for target in targets])
+        ref = self._workforce.publish([(one.labels, one.provenance) for one in targets])
         self._pending[ref] = partial(self._was_published, asked)
 
     def _was_published(self, volume_ids: tuple[str, ...], ref: Ref) -> Iterable[Event]:
-        done = self._result(ref, volume_ids)
+        done = self._told(ref, volume_ids)
         self._listen(events.StageTimed("publish", done.seconds))
         for volume_id, reason in done.failures.items():
             yield VolumeFailed(volume_id, reason)
         yield WasPublished(volume_ids)
 
-    def _result(self, ref: Ref, volume_ids: Iterable[str]) -> Done:
-        """What a task returned; a task that Ray gave up on fails its Volumes."""
+    def _result(self, ref: Ref, volume_ids: Iterable[str]) -> Done | str:
+        """What a task returned, or why what it was to work on is gone.
+
+        A task that Ray gave up on for another reason fails its Volumes.
+        """
         try:
-            return cast("Done", ray.get(ref))
+            return cast("Done", self._workforce.result(ref))
         except RayError as error:
+            if is_lost(error):
+                return reason_of(error)
             return Done(0.0, 0, dict.fromkeys(volume_ids, reason_of(error)))
+
+    def _told(self, ref: Ref, volume_ids: Iterable[str]) -> Done:
+        """The same of a task that works on what is stored: nothing of it can be gone."""
+        done = self._result(ref, volume_ids)
+        return Done(0.0, 0, dict.fromkeys(volume_ids, done)) if isinstance(done, str) else done
 
     # ---- the end of a Volume --------------------------------------------------------------
 
     def _close(self, close: Close) -> None:
+        self._held.drop(close.volume_id)
         if close.outcome == "quarantined":
-            self._drop_volume(close.volume_id)
+            self._pool.forget(close.volume_id)
         began = self._began.pop(close.volume_id, perf_counter())
         replicas = tuple(dict.fromkeys(self._worked.pop(close.volume_id, [])))
         seconds = perf_counter() - began
@@ -382,18 +381,3 @@ class Driver:
         self._on_outcome(
             Outcome(close.volume_id, close.outcome, close.reason, seconds, replicas, is_short)
         )
-
-    def _drop_volume(self, volume_id: str) -> None:
-        """Forget a Volume that was given up, here and on the Replicas."""
-        self._pool.forget(volume_id)
-        for key in [key for key in self._cells if key[0] == volume_id]:
-            del self._cells[key]
-            self._uses.pop(key, None)
-        for key in [key for key in self._sums if key[0] == volume_id]:
-            del self._sums[key]
-
-    def _drop_use(self, key: tuple[str, Box]) -> None:
-        self._uses[key] -= 1
-        if self._uses[key] <= 0:
-            self._uses.pop(key, None)
-            self._cells.pop(key, None)

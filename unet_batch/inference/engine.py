@@ -8,6 +8,7 @@ from typing import Protocol, Self
 import torch
 
 from unet_batch.errors import BundleError
+from unet_batch.inference.rewriting import rewritten
 from unet_batch.models.bundle import Bundle
 from unet_batch.models.precision import Precision, memory_layout, resolve_precision
 
@@ -91,6 +92,7 @@ class TorchEngine:
         self.precision = resolve_precision(precision, self.device)
         self.name = f"torch {self.precision}"
         self._layout = memory_layout(self.precision, self.device, 2 if frame.is_planar else 3)
+        network = rewritten(network) if self.device.type == "cpu" else network
         self._network = network.to(self.device).eval()
         self._network.to(memory_format=self._layout)  # type: ignore[call-overload]
 

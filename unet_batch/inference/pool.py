@@ -1,9 +1,13 @@
-"""ReplicaPool: the Replicas of a Job, started, replaced when they die, ended."""
+"""ReplicaPool: the Replicas of a Job, started as they are wanted, ended when they are not.
+
+A Replica that the cluster has no room for waits, and its waiting is what tells an autoscaler
+to add nodes; one that was ended frees a node for it to take away.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
@@ -15,7 +19,7 @@ from unet_batch.errors import ReplicaError
 from unet_batch.inference.choosing import EngineKind
 from unet_batch.inference.reading import IO_CPUS, prepare_worker
 from unet_batch.inference.replica import Replica
-from unet_batch.planning.specs.segment import InferenceSpec, ResourceSpec
+from unet_batch.planning.specs.segment import InferenceSpec, ReplicaRange, ResourceSpec
 
 IO_WORKERS = 2  # processes beside a Replica that read and write
 MAX_FAILED_STARTS = 3  # in a row: then the model or the machine is at fault, not chance
@@ -23,30 +27,46 @@ MAX_FAILED_STARTS = 3  # in a row: then the model or the machine is at fault, no
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSize:
-    """How many Replicas there are, and what each takes."""
+    """How many Replicas there are, and what each takes.
+
+    `count` is how many there may be, `least` how many are kept although they are idle (None:
+    all of them).
+    """
 
     count: int
     num_cpus: int
     num_gpus: float
+    fewest: int | None = None
+
+    @property
+    def least(self) -> int:
+        """Replicas that are kept although they are idle."""
+        return self.count if self.fewest is None else self.fewest
+
+    @property
+    def at_once(self) -> int:
+        """Replicas that work is read for before any is ready; others may have to wait."""
+        return max(1, self.least)
 
     @classmethod
     def resolve(cls, spec: ResourceSpec) -> ReplicaSize:
         """`auto` filled in from the cluster: a Replica a GPU, else a Replica a node.
 
-        Without GPUs the Replicas of a node share its CPUs evenly.
+        Without GPUs the Replicas of a node share its CPUs evenly; those that come and go get
+        what the fewest would.
         """
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         num_gpus = sum(node.get("GPU", 0) for node in nodes)
         share = spec.gpus_per_replica or float(num_gpus > 0)
         number = int(num_gpus // share) if share else len(nodes)
-        if spec.replicas != "auto":
-            number = spec.replicas
-        number = max(1, number)
+        fewest = spec.replicas.min if isinstance(spec.replicas, ReplicaRange) else None
+        number = max(1, spec.most_replicas or number)
         if spec.cpus_per_replica != "auto":
-            return cls(number, spec.cpus_per_replica, share)
+            return cls(number, spec.cpus_per_replica, share, fewest)
         widest = int(max(node.get("CPU", 1) for node in nodes))
         cores = min(widest, os.cpu_count() or 1) if len(nodes) == 1 else widest
-        return cls(number, 1 if share else max(1, cores // -(-number // len(nodes))), share)
+        together = -(-(fewest or number) // len(nodes))  # Replicas of a node
+        return cls(number, 1 if share else max(1, cores // together), share, fewest)
 
 
 class ReplicaPool:
@@ -79,10 +99,14 @@ class ReplicaPool:
     ) -> None:
         self.close()
 
-    def start_all(self) -> list[tuple[str, ray.ObjectRef[Any]]]:
-        """Begin the Replicas that are missing; all names, each with a reference as `start`'s."""
+    def start_all(self, number: int | None = None) -> list[tuple[str, ray.ObjectRef[Any]]]:
+        """All living Replicas, and as many begun as are missing from `number`.
+
+        Each name comes with a reference as `start`'s. None: as many as work is read for.
+        """
         living = [(name, actor.warm_up.remote()) for name, actor in self._actors.items()]
-        return living + [self.start() for _ in range(self.size.count - len(living))]
+        missing = (self.size.at_once if number is None else number) - len(living)
+        return living + [self.start() for _ in range(missing)]
 
     def start(self) -> tuple[str, ray.ObjectRef[Any]]:
         """Begin one Replica; its name, and a reference that is there once it is warm."""
@@ -119,14 +143,29 @@ class ReplicaPool:
         """A Replica has started well."""
         self._failed_starts = 0
 
-    def lose(self, name: str, reason: str, *, was_ready: bool) -> None:
-        """Forget a dead Replica. Raises ReplicaError where none can be started any more."""
-        self._actors.pop(name, None)
-        self._failed_starts += not was_ready
+    def __len__(self) -> int:
+        return len(self._actors)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._actors))
+
+    def lose(self, name: str, reason: str, *, is_to_blame: bool) -> None:
+        """Forget a dead Replica. Raises ReplicaError where none can be started any more.
+
+        `is_to_blame`: it died while it started, and not with its machine.
+        """
+        self.end(name)
+        self._failed_starts += is_to_blame
         if self._failed_starts >= MAX_FAILED_STARTS:
             raise ReplicaError(
                 f"{MAX_FAILED_STARTS} Replicas in a row could not be started; the last: {reason}"
             )
+
+    def end(self, name: str) -> None:
+        """End a Replica, begun or not; nothing happens where it is gone."""
+        actor = self._actors.pop(name, None)
+        if actor is not None:
+            ray.kill(actor)
 
     def forget(self, volume_id: str) -> None:
         """Have every Replica drop what it holds of a Volume that was given up."""

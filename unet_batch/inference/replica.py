@@ -14,12 +14,12 @@ from unet_batch.inference.block_pass import Array, BlockOrder
 from unet_batch.inference.choosing import EngineKind, load_engine
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.head import Head
+from unet_batch.inference.model_address import load_model
 from unet_batch.inference.precision_check import labels_differ
 from unet_batch.inference.predictor import Predictor
 from unet_batch.inference.presets import MirroredEngine
 from unet_batch.inference.reading import PieceRef
 from unet_batch.inference.skipping import Piece, SkipRule
-from unet_batch.models.bundle import load_bundle
 from unet_batch.models.precision import resolve_precision
 from unet_batch.models.process import tune_process
 from unet_batch.planning.specs.segment import InferenceSpec
@@ -63,7 +63,7 @@ class Replica:
         num_threads: int,
     ) -> None:
         tune_process(num_threads)
-        self._bundles = bundles = [load_bundle(model) for model in models]
+        self._bundles = bundles = [load_model(model) for model in models]
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._frame, self._precision = Frame.of(bundles[0], roi_zyx), inference.precision
         self._head, self._is_warm = Head.of(bundles, inference), False

@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from unet_batch.errors import BundleError, SpecError
 from unet_batch.models.metadata import inference_config, metadata
-from unet_batch.models.networks import Definition, build_network, define_network
+from unet_batch.models.networks import Definition, build_network, define_network, is_own
 from unet_batch.planning.specs.base import SpecModel
 from unet_batch.planning.specs.grid import OWN_GRID, GridSpec
 from unet_batch.planning.specs.intensity import IntensitySpec
@@ -77,6 +77,8 @@ class BundleConfig(SpecModel):
     scores: dict[str, float] = Field(default_factory=dict)
     data_hashes: dict[str, str] = Field(default_factory=dict)
     train_spec: dict[str, Any] = Field(default_factory=dict)
+    # Never read from a file: a Bundle cannot ask for its own code to be trusted.
+    _trust_network: bool = PrivateAttr(default=False)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -101,6 +103,17 @@ class BundleConfig(SpecModel):
         """Channels of the scan."""
         return len(self.channels)
 
+    def trusting(self, *, trust_network: bool) -> Self:
+        """The same, with leave to import a network of the user's own, or without it."""
+        copy = self.model_copy()
+        copy._trust_network = trust_network  # noqa: SLF001 (a copy of our own)
+        return copy
+
+    @property
+    def trusts_network(self) -> bool:
+        """Whether a network of the user's own may be imported."""
+        return self._trust_network
+
     def definition(self) -> Definition:
         """The network's class and arguments. Raises SpecError where there is no such network."""
         return define_network(
@@ -109,6 +122,7 @@ class BundleConfig(SpecModel):
             in_channels=self.in_channels,
             out_channels=len(self.classes),
             arguments=self.network_arguments,
+            trust_network=self._trust_network,
         )
 
     def build_network(self) -> torch.nn.Module:
@@ -119,6 +133,7 @@ class BundleConfig(SpecModel):
             in_channels=self.in_channels,
             out_channels=len(self.classes),
             arguments=self.network_arguments,
+            trust_network=self._trust_network,
         )
 
 
@@ -137,21 +152,23 @@ class Bundle(BundleConfig):
         return network.eval().requires_grad_(requires_grad=False)
 
 
-def load_bundle(path: str | Path) -> Bundle:
+def load_bundle(path: str | Path, *, trust_network: bool = False) -> Bundle:
     """The Bundle at `path`, validated; its weights are hashed and checked, not kept.
 
+    `trust_network` lets a network of the user's own (`package.module:callable`) be imported.
     Raises BundleError saying which file is missing or wrong, and what to do.
     """
     path = Path(path)
     text = _read_bytes(path / CONFIG, _MAX_CONFIG_BYTES)
     try:
-        config = BundleConfig.model_validate_json(text)
+        config = BundleConfig.model_validate_json(text).trusting(trust_network=trust_network)
     except ValidationError as error:
         raise BundleError(f"{path / CONFIG} is not valid: {error}") from error
     weights = _read_bytes(path / WEIGHTS)
     _network_for(config, _parse_weights(weights, path / WEIGHTS))
     fields = {name: getattr(config, name) for name in BundleConfig.model_fields}
-    return Bundle(**fields, path=path, content_hash=_content_hash(text, weights))
+    bundle = Bundle(**fields, path=path, content_hash=_content_hash(text, weights))
+    return bundle.trusting(trust_network=trust_network)
 
 
 def save_bundle(
@@ -177,7 +194,7 @@ def save_bundle(
     _replace(path / "configs/inference.json", _json(inference_config(config)))
     _replace(path / "configs/metadata.json", _json(metadata(config, description)))
     _replace(path / CONFIG, _json(config.model_dump(mode="json")))
-    return load_bundle(path)
+    return load_bundle(path, trust_network=config.trusts_network)
 
 
 def require_alike(bundles: Sequence[Bundle], *, same_roi: bool = True) -> None:
@@ -199,9 +216,12 @@ def require_alike(bundles: Sequence[Bundle], *, same_roi: bool = True) -> None:
 
 
 def _network_for(config: BundleConfig, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
-    """The network holding `state` itself: built without memory, so a false config costs none."""
+    """The network holding `state` itself: built without memory, so a false config costs none.
+
+    But one of the user's own, which may compute buffers that no weights file holds.
+    """
     try:
-        with torch.device("meta"):
+        with torch.device("cpu" if is_own(config.network_name) else "meta"):
             network = config.build_network()
         shared = {
             name: state[first]

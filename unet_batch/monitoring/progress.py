@@ -200,6 +200,8 @@ def _counts(progress: Progress) -> list[str]:
         counts.append(f"{done} of {progress.num_volumes} volumes")
     others: tuple[Outcome, ...] = ("skipped", "quarantined", "cancelled")
     counts += [f"{n} {o}" for o in others if (n := progress.outcomes.get(o, 0))]
+    if progress.num_volumes and progress.volumes_left:
+        counts.append(f"{progress.volumes_left} left")
     if step := progress.training:
         counts.append(f"step {step.step} of {step.num_steps}")
     return counts

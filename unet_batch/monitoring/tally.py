@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isnan
 
+from unet_batch.monitoring.causes import Cause, cause_of
 from unet_batch.monitoring.events import (
     Event,
     JobFinished,
@@ -32,6 +33,8 @@ RATE_WINDOW_S = 60.0
 """The present speed is the mean over the last minute: longer than a Block, shorter than a stall."""
 
 KEPT_FAILURES = 3
+MAX_REASON = 300
+"""Characters of a failure's reason that a view needs; the Ledger has all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A Job at one moment. Times in seconds; `share_done` from 0 to 1; None where unknown."""
+    """A Job at one moment. Times in seconds; `share_done` from 0 to 1; None where unknown.
+
+    `causes` counts the quarantined Volumes by kind of reason.
+    """
 
     job: str = ""
     kind: str = ""
@@ -62,6 +68,7 @@ class Progress:
     replicas_idle: int = 0
     replicas_lost: int = 0
     last_failures: tuple[Failure, ...] = ()
+    causes: Mapping[Cause, int] = field(default_factory=dict)
     mean_dice: float | None = None
     training: TrainStep | None = None
     validated: Validated | None = None
@@ -94,6 +101,7 @@ class Tally:
         self._queue = QueueChanged()
         self._replicas_lost = 0
         self._failures: deque[Failure] = deque(maxlen=KEPT_FAILURES)
+        self._causes: Counter[Cause] = Counter()
         self._dice_sum = 0.0
         self._dice_count = 0
         self._training: TrainStep | None = None
@@ -127,6 +135,7 @@ class Tally:
                 replicas_idle=self._queue.replicas_idle,
                 replicas_lost=self._replicas_lost,
                 last_failures=tuple(self._failures),
+                causes=dict(self._causes),
                 mean_dice=self._dice_sum / self._dice_count if self._dice_count else None,
                 training=self._training,
                 validated=self._validated,
@@ -183,7 +192,8 @@ class Tally:
         else:
             self._voxels_given_up += event.num_voxels
         if event.outcome == "quarantined":
-            self._failures.append(Failure(event.volume_id, event.reason))
+            self._failures.append(Failure(event.volume_id, event.reason[:MAX_REASON]))
+            self._causes[cause_of(event.reason)] += 1
 
     def _rate(self, now: float, elapsed: float) -> float:
         if self._finished is not None:

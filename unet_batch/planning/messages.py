@@ -83,7 +83,14 @@ class Close:
     reason: str = ""
 
 
-Instruction = Read | Predict | Release | Stitch | Write | Publish | Close
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """End a Replica that no work will come for; it is not replaced."""
+
+    replica: str
+
+
+Instruction = Read | Predict | Release | Stitch | Write | Publish | Close | Retire
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +147,23 @@ class WasPublished:
 
 
 @dataclass(frozen=True, slots=True)
+class RegionsLost:
+    """Cells of these regions went with the machine that held them, before they were stored."""
+
+    regions: tuple[Region, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeamLost:
+    """Sums of a Seam went with the machine that held them, before they were stitched."""
+
+    volume_id: str
+    cell: Cell
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeFailed:
     """Something about one Volume went wrong for good."""
 
@@ -155,5 +179,7 @@ Event = (
     | WasStitched
     | WasWritten
     | WasPublished
+    | RegionsLost
+    | SeamLost
     | VolumeFailed
 )

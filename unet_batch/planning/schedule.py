@@ -6,16 +6,19 @@
 It touches no network, clock or array. The driver carries the Instructions out and reports
 back. Work in flight is bounded by a window of Steps for each Replica and by bytes; a Chain
 stays with one Replica, which holds its slab; a lost Replica's Steps are handed out again,
-the first of each Chain with `rebuild`. Events about Volumes that were given up are ignored,
-so late and double returns do no harm.
+the first of each Chain with `rebuild`. Small Volumes that were lost together are tried again
+one by one, so that one that kills Replicas takes no other with it. Results that went with
+their machine are made again. Events about Volumes that were given up are ignored, so late and
+double returns do no harm. Nothing that is done at an event takes longer in a longer Job.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from unet_batch.planning.landing import Landing
 from unet_batch.planning.messages import (
     Close,
     Event,
@@ -24,9 +27,12 @@ from unet_batch.planning.messages import (
     Publish,
     Read,
     Region,
+    RegionsLost,
     Release,
     ReplicaGone,
     ReplicaReady,
+    Retire,
+    SeamLost,
     StepKey,
     Stitch,
     VolumeFailed,
@@ -38,43 +44,19 @@ from unet_batch.planning.messages import (
     Write,
 )
 from unet_batch.planning.plan import BlockKey, Chain, Step, VolumePlan
-from unet_batch.tiling.box import Box
+from unet_batch.planning.underway import ChainState, ChainsUnderWay
 
 PIPELINE_DEPTH = 2  # calls a Replica has waiting, so that it never idles between two
-READ_AHEAD = 2  # Steps of a Chain that are read before the Replica asks for them
-
-
-@dataclass(slots=True)
-class _Chain:
-    """A Chain under way: which Steps are being read, read, being predicted, done."""
-
-    steps: Chain
-    replica: str | None = None
-    next_read: int = 0
-    next_predict: int = 0
-    done: int = 0
-    reading: set[int] = field(default_factory=set)
-    read: set[int] = field(default_factory=set)
-    rebuild: bool = False  # whether the Step at `done` must rebuild a lost slab
-    attempts: Counter[int] = field(default_factory=Counter)
-
-    @property
-    def is_over(self) -> bool:
-        return self.done >= len(self.steps)
-
-    def must_rebuild(self, number: int) -> bool:
-        return self.rebuild and number == self.done
 
 
 @dataclass(slots=True)
 class _Volume:
-    """What of a Volume has landed: voxels by write region, contributions by Seam."""
+    """A Volume under way: what has landed, its Chains, what runs again and how often it did."""
 
-    plan: VolumePlan
-    missing: dict[Box, int]
-    landed: dict[Box, list[Box]] = field(default_factory=dict)
-    contributions: Counter[Box] = field(default_factory=Counter)
-    unwritten: int = 0
+    landing: Landing
+    chains: set[int] = field(default_factory=set)
+    again: set[BlockKey] = field(default_factory=set)
+    losses: Counter[BlockKey] = field(default_factory=Counter)
 
 
 class Schedule:
@@ -83,11 +65,12 @@ class Schedule:
     Parameters
     ----------
     chains: the Plan's Chains; consumed lazily.
-    volumes: the Plan's Volumes, by id.
+    volumes: the Plan's Volumes, by id; each is asked for once, when its first Chain begins.
     window: Steps in flight for each Replica.
-    max_attempts: how often a Step may be lost with its Replica before its Volumes are
-        quarantined.
+    max_attempts: how often a Block may be lost with its Replica, or its result with a machine,
+        before its Volume is quarantined.
     max_unwritten_voxels: labels that may wait to be stored before no new Chain is begun.
+    least_replicas: Replicas that are kept although no work will come for them; None: all.
     """
 
     def __init__(
@@ -98,16 +81,17 @@ class Schedule:
         window: int,
         max_attempts: int,
         max_unwritten_voxels: int = 2**30,
+        least_replicas: int | None = None,
     ) -> None:
         self._upcoming, self._plans = chains, volumes
         self._window, self._max_attempts = window, max_attempts
         self._is_drained = False
-        self._num_chains = 0
-        self._chains: dict[int, _Chain] = {}
+        self._chains = ChainsUnderWay()
         self._volumes: dict[str, _Volume] = {}
         self._closed: set[str] = set()
         self._replicas: dict[str, list[StepKey]] = {}
         self._max_unwritten_voxels = max_unwritten_voxels
+        self._least_replicas = least_replicas
         self._stitching = self._writing = self._publishing = self._unwritten_voxels = 0
 
     @property
@@ -118,10 +102,9 @@ class Schedule:
     @property
     def in_flight(self) -> dict[str, int]:
         """Pieces of work by stage: Steps that are read, wait or are predicted; the rest."""
-        chains = self._chains.values()
         return {
-            "read": sum(len(chain.reading) for chain in chains),
-            "wait": sum(len(chain.read) for chain in chains),
+            "read": sum(len(chain.reading) for chain in self._chains),
+            "wait": sum(len(chain.read) for chain in self._chains),
             "predict": sum(map(len, self._replicas.values())),
             "stitch": self._stitching,
             "write": self._writing,
@@ -138,6 +121,11 @@ class Schedule:
         """Replicas that are ready."""
         return len(self._replicas)
 
+    @property
+    def wanted_replicas(self) -> int | None:
+        """Replicas that there is work for; None: as many as can be had."""
+        return max(1, len(self._chains)) if self._is_drained else None
+
     def start(self, *, num_replicas: int) -> list[Instruction]:
         """The first reads: enough for `num_replicas` that are still loading."""
         return list(self._fill(num_replicas * self._window))
@@ -147,127 +135,187 @@ class Schedule:
         out = list(self._react(event))
         out += self._assign()
         out += self._fill(max(1, len(self._replicas)) * self._window)
-        out += self._assign()
+        out += self._retire()
         return out
 
     def _react(self, event: Event) -> Iterator[Instruction]:
         match event:
             case ReplicaReady(replica):
                 self._replicas.setdefault(replica, [])
-            case ReplicaGone(replica, reason):
-                yield from self._lose(replica, reason)
             case WasRead(key):
                 self._note_read(key)
             case WasPredicted():
                 yield from self._land_step(event)
             case WasStitched(volume_id, cell):
                 self._stitching -= 1
-                yield from self._write(self._land(volume_id, cell.box))
+                if volume := self._volumes.get(volume_id):
+                    yield from self._write(volume.landing.land_labels(cell.box))
             case WasWritten(regions):
-                self._writing -= len(regions)
                 yield from self._publish(self._note_written(regions))
             case WasPublished(volume_ids):
                 self._publishing -= len(volume_ids)
                 for volume_id in volume_ids:
-                    yield from self._close(volume_id, Close(volume_id, "done"))
+                    yield from self._close(Close(volume_id, "done"))
+            case _:
+                yield from self._react_to_trouble(event)
+
+    def _react_to_trouble(self, event: Event) -> Iterator[Instruction]:
+        match event:
+            case ReplicaGone(replica, reason):
+                yield from self._lose(replica, reason)
+            case RegionsLost(regions, reason):
+                yield from self._repeat_regions(regions, reason)
+            case SeamLost(volume_id, cell, reason):
+                self._stitching -= 1
+                if volume := self._volumes.get(volume_id):
+                    yield from self._repeat(volume, volume.landing.lose_seam(cell), reason)
             case VolumeFailed(volume_id, reason):
-                yield from self._close(volume_id, Close(volume_id, "quarantined", reason))
+                yield from self._close(Close(volume_id, "quarantined", reason))
 
     # ---- reading and predicting -----------------------------------------------------------
 
     def _fill(self, room: int) -> Iterator[Instruction]:
         """Read on in the Chains under way, then begin new ones, while the window has room."""
-        while sum(map(_steps_held, self._chains.values())) < room:
-            number = self._chain_to_read()
+        while self._chains.num_held < room:
+            number = self._chains.to_read()
+            if number is None:
+                number = self._begin_chain()
             if number is None:
                 return
             chain = self._chains[number]
             step = chain.next_read
             chain.next_read += 1
             chain.reading.add(step)
-            key = StepKey(number, step)
-            yield Read(key, self._living(chain.steps[step]), chain.must_rebuild(step))
-
-    def _chain_to_read(self) -> int | None:
-        for number, chain in self._chains.items():
-            ahead = len(chain.reading) + len(chain.read)
-            if chain.next_read < len(chain.steps) and ahead < READ_AHEAD:
-                return number
-        return self._begin_chain()
+            self._chains.note(number)
+            yield Read(
+                StepKey(number, step), self._living(chain.steps[step]), chain.must_rebuild(step)
+            )
 
     def _begin_chain(self) -> int | None:
         if self._writing and self._unwritten_voxels > self._max_unwritten_voxels:
             return None  # the stores are behind: let them catch up before more is begun
         for steps in self._upcoming:
-            number = self._num_chains
-            self._num_chains += 1
             for volume_id in {key.volume_id for step in steps for key in step}:
                 self._open(volume_id)
             if any(self._living(step) for step in steps):
-                self._chains[number] = _Chain(steps)
-                return number
+                return self._begin(steps)
         self._is_drained = True
         return None
+
+    def _begin(self, steps: Chain, *, rebuild: bool = False) -> int:
+        number = self._chains.begin(steps, rebuild=rebuild)
+        for volume in self._volumes_of(steps):
+            volume.chains.add(number)
+        return number
+
+    def _end(self, number: int) -> ChainState:
+        chain = self._chains.end(number)
+        for volume in self._volumes_of(chain.steps):
+            volume.chains.discard(number)
+        return chain
+
+    def _volumes_of(self, steps: Chain) -> Iterator[_Volume]:
+        for volume_id in {key.volume_id for step in steps for key in step}:
+            if volume_id in self._volumes:
+                yield self._volumes[volume_id]
 
     def _note_read(self, key: StepKey) -> None:
         chain = self._chains.get(key.chain)
         if chain and key.number in chain.reading:
             chain.reading.remove(key.number)
             chain.read.add(key.number)
+            self._chains.note(key.chain)
 
     def _assign(self) -> Iterator[Instruction]:
-        """Give every Replica with room the next Step that was read: its own Chains first."""
-        for replica, calls in self._replicas.items():
-            while len(calls) < PIPELINE_DEPTH:
-                key = self._step_for(replica)
-                if key is None:
-                    break
-                chain = self._chains[key.chain]
-                chain.replica = replica
-                chain.read.remove(key.number)
-                chain.next_predict += 1
-                calls.append(key)
-                step = self._living(chain.steps[key.number])
-                yield Predict(key, step, replica, chain.must_rebuild(key.number))
+        """Give Replicas with room what was read: one call each, then one more to wait."""
+        for depth in range(1, PIPELINE_DEPTH + 1):
+            for replica, calls in self._replicas.items():
+                if len(calls) >= depth:
+                    continue
+                key = self._chains.step_for(replica)
+                if key is not None:
+                    yield self._hand_out(key, replica)
 
-    def _step_for(self, replica: str) -> StepKey | None:
-        free: StepKey | None = None
-        for number, chain in self._chains.items():
-            if chain.next_predict not in chain.read:
-                continue
-            key = StepKey(number, chain.next_predict)
-            if chain.replica == replica:
-                return key
-            if chain.replica is None and free is None:
-                free = key
-        return free
+    def _hand_out(self, key: StepKey, replica: str) -> Predict:
+        chain = self._chains[key.chain]
+        chain.replica = replica
+        chain.read.remove(key.number)
+        chain.next_predict += 1
+        self._chains.note(key.chain)
+        self._replicas[replica].append(key)
+        step = self._living(chain.steps[key.number])
+        return Predict(key, step, replica, chain.must_rebuild(key.number))
+
+    def _retire(self) -> Iterator[Instruction]:
+        """Let Replicas go for which neither Chains under way nor new ones have work."""
+        if not self._is_drained or self._least_replicas is None:
+            return
+        spare = min(
+            len(self._replicas) - self._least_replicas,
+            sum(1 for one in self._replicas if self._is_idle(one)) - self._chains.num_unbound,
+        )
+        idle = [one for one in self._replicas if self._is_idle(one)] if spare > 0 else []
+        for replica in idle[:spare]:
+            del self._replicas[replica]
+            yield Retire(replica)
+
+    def _is_idle(self, replica: str) -> bool:
+        return not self._replicas[replica] and not self._chains.bound_to(replica)
+
+    # ---- what was lost --------------------------------------------------------------------
 
     def _lose(self, replica: str, reason: str) -> Iterator[Instruction]:
-        lost = self._replicas.pop(replica, [])
-        for number, chain in list(self._chains.items()):
-            if chain.replica != replica:
-                continue
-            chain.replica = None
-            chain.attempts.update(key.number for key in lost if key.chain == number)
-            yield from self._rewind(number, chain)
-            if chain.attempts[chain.done] >= self._max_attempts:
-                for key in self._living(chain.steps[chain.done]):
-                    why = f"{chain.attempts[chain.done]} Replicas died on it; the last: {reason}"
-                    yield from self._close(key.volume_id, Close(key.volume_id, "quarantined", why))
+        """Hand the Steps of a lost Replica out again; only the one it was at may have killed it."""
+        calls = self._replicas.pop(replica, [])
+        if calls and (guilty := self._chains.get(calls[0].chain)):  # calls are done in order
+            guilty.attempts[calls[0].number] += 1
+        for number in self._chains.bound_to(replica):
+            chain = self._chains[number]
+            for step in chain.rewind():
+                yield Release(StepKey(number, step))
+            self._chains.note(number)
+            yield from self._judge(number, reason)
 
-    def _rewind(self, number: int, chain: _Chain) -> Iterator[Instruction]:
-        """Back to the first Step that did not return. Its slab is lost, unless it begins one."""
-        again = range(chain.done, chain.next_predict)
-        chain.next_predict = chain.done
-        chain.rebuild = chain.done > 0
-        if not chain.rebuild:
-            chain.read.update(again)
-            return
-        for step in range(chain.done, chain.next_read):
+    def _judge(self, number: int, reason: str) -> Iterator[Instruction]:
+        """What to do with a Chain whose Step was lost: on, one by one, or no further."""
+        chain = self._chains[number]
+        attempts, step = chain.attempts[chain.done], self._living(chain.steps[chain.done])
+        if attempts and len(step) > 1 and len(chain.steps) == 1:
+            yield from self._one_by_one(number)
+        elif attempts >= self._max_attempts:
+            for key in step:
+                why = f"{attempts} Replicas died on it; the last: {reason}"
+                yield from self._close(Close(key.volume_id, "quarantined", why))
+
+    def _one_by_one(self, number: int) -> Iterator[Instruction]:
+        """Try small Volumes that were lost together each alone, to find the one that kills."""
+        chain = self._end(number)
+        for step in chain.reading | chain.read:
             yield Release(StepKey(number, step))
-        chain.next_read = chain.done
-        chain.reading.clear()
-        chain.read.clear()
+        for key in self._living(chain.steps[0]):
+            self._begin(((key,),))
+
+    def _repeat_regions(self, regions: Iterable[Region], reason: str) -> Iterator[Instruction]:
+        for region in regions:
+            self._writing -= 1
+            self._unwritten_voxels -= region.box.num_voxels
+            if volume := self._volumes.get(region.volume_id):
+                yield from self._repeat(volume, volume.landing.lose_region(region), reason)
+
+    def _repeat(
+        self, volume: _Volume, blocks: Iterable[BlockKey], reason: str
+    ) -> Iterator[Instruction]:
+        """Predict Blocks again whose results are gone, unless they are under way."""
+        for key in sorted(blocks):
+            if key in volume.again:
+                continue
+            volume.losses[key] += 1
+            if volume.losses[key] > self._max_attempts:
+                why = f"what was predicted was lost {volume.losses[key]} times; the last: {reason}"
+                yield from self._close(Close(key.volume_id, "quarantined", why))
+                return
+            volume.again.add(key)
+            self._begin(((key,),), rebuild=key.number > 0)
 
     # ---- landing, writing, publishing -----------------------------------------------------
 
@@ -282,42 +330,27 @@ class Schedule:
             return
         chain.done += 1
         chain.rebuild = False
-        ready: list[Region] = []
-        for key in self._living(chain.steps[event.key.number]):
-            if key in event.failures:
-                reason = event.failures[key]
-                yield from self._close(key.volume_id, Close(key.volume_id, "quarantined", reason))
-                continue
-            yield from self._land_block(key, ready)
+        step = self._living(chain.steps[event.key.number])
         if chain.is_over:
-            self._chains.pop(event.key.chain, None)
-        yield from self._write(ready)
+            self._end(event.key.chain)
+        else:
+            self._chains.note(event.key.chain)
+        yield from self._land_blocks(step, event.failures)
 
-    def _land_block(self, key: BlockKey, ready: list[Region]) -> Iterator[Instruction]:
-        volume = self._volumes[key.volume_id]
-        for cell in volume.plan.layout.cells(volume.plan.block(key)):
-            if not cell.is_seam:
-                ready += self._land(key.volume_id, cell.box)
+    def _land_blocks(self, step: Step, failures: Mapping[BlockKey, str]) -> Iterator[Instruction]:
+        ready: list[Region] = []
+        for key in step:
+            if key in failures:
+                yield from self._close(Close(key.volume_id, "quarantined", failures[key]))
                 continue
-            volume.contributions[cell.box] += 1
-            if volume.contributions[cell.box] == len(cell.sweeps):
+            volume = self._volumes[key.volume_id]
+            volume.again.discard(key)
+            seams, regions = volume.landing.land(key)
+            ready += regions
+            for cell in seams:
                 self._stitching += 1
                 yield Stitch(key.volume_id, cell)
-
-    def _land(self, volume_id: str, box: Box) -> list[Region]:
-        """Note the labels of `box`; the write regions that are whole with them."""
-        volume = self._volumes.get(volume_id)
-        if volume is None:
-            return []
-        ready = []
-        whole = Box.from_shape(volume.plan.info.shape_zyx)
-        for part in box.split(volume.plan.info.shard_zyx):
-            region = _region_of(part, volume.plan.info.shard_zyx, whole)
-            volume.landed.setdefault(region, []).append(box)
-            volume.missing[region] -= part.num_voxels
-            if volume.missing[region] == 0:
-                ready.append(Region(volume_id, region, tuple(volume.landed.pop(region))))
-        return ready
+        yield from self._write(ready)
 
     def _write(self, ready: list[Region]) -> Iterator[Instruction]:
         if ready:
@@ -326,14 +359,12 @@ class Schedule:
             yield Write(tuple(ready))
 
     def _note_written(self, regions: tuple[Region, ...]) -> list[str]:
+        self._writing -= len(regions)
         whole = []
         for volume_id, box, _ in regions:
             self._unwritten_voxels -= box.num_voxels
             volume = self._volumes.get(volume_id)
-            if volume is None:
-                continue
-            volume.unwritten -= 1
-            if volume.unwritten == 0:
+            if volume and volume.landing.note_written(box):
                 whole.append(volume_id)
         return whole
 
@@ -345,34 +376,23 @@ class Schedule:
     # ---- Volumes --------------------------------------------------------------------------
 
     def _open(self, volume_id: str) -> None:
-        if volume_id in self._volumes or volume_id in self._closed:
-            return
-        plan = self._plans[volume_id]
-        missing = {region: region.num_voxels for region in plan.write_regions}
-        self._volumes[volume_id] = _Volume(plan, missing, unwritten=len(missing))
+        if volume_id not in self._volumes and volume_id not in self._closed:
+            self._volumes[volume_id] = _Volume(Landing(self._plans[volume_id]))
 
     def _living(self, step: Step) -> Step:
         """The Blocks of a Step whose Volumes have not been given up."""
         return tuple(key for key in step if key.volume_id not in self._closed)
 
-    def _close(self, volume_id: str, close: Close) -> Iterator[Instruction]:
-        if self._volumes.pop(volume_id, None) is None:
+    def _close(self, close: Close) -> Iterator[Instruction]:
+        """End a Volume, and the Chains in which nothing else is left."""
+        volume = self._volumes.pop(close.volume_id, None)
+        if volume is None:
             return
-        self._closed.add(volume_id)
+        self._closed.add(close.volume_id)
         yield close
-        for number, chain in list(self._chains.items()):
+        for number in sorted(volume.chains):
+            chain = self._chains[number]
             if not any(self._living(step) for step in chain.steps):
-                del self._chains[number]
+                self._end(number)
                 for step in chain.reading | chain.read:
                     yield Release(StepKey(number, step))
-
-
-def _steps_held(chain: _Chain) -> int:
-    """Steps whose voxels are held: being read, waiting, or being predicted."""
-    return len(chain.reading) + len(chain.read) + chain.next_predict - chain.done
-
-
-def _region_of(part: Box, shard: tuple[int, ...], whole: Box) -> Box:
-    """The write region that holds `part`."""
-    start = tuple(a // n * n for a, n in zip(part.start, shard, strict=True))
-    return Box(start, tuple(a + n for a, n in zip(start, shard, strict=True))) & whole

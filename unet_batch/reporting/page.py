@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from math import isnan
+from math import isfinite
 from urllib.parse import urlsplit, urlunsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from unet_batch.evaluation.scores import ClassSummary
+from unet_batch.evaluation.summary import ScoreSummary
+from unet_batch.reporting.figures import DASH, Figure, figures_of
 from unet_batch.reporting.pictures import Picture, Rgb
 from unet_batch.reporting.plots import Dot, Strip, dice_scale, strip_plot, volume_scale
 
-DASH = "\N{EN DASH}"
+PLOTTED = {"dice": "Dice", "hd95_mm": "mm", "surface_dice": "share"}
+"""Columns of the scores that are plotted, and the unit beside their axis."""
+
 MAX_NOTABLE = 8
 """Classes named under the pictures of a Volume; more are a list nobody reads."""
 
@@ -35,19 +38,27 @@ class LegendEntry:
 
 @dataclass(frozen=True, slots=True)
 class ClassValue:
-    """What one Volume's mask says of one class; `dice` and `true_ml` are None without truth."""
+    """What one Volume's mask says of one class; without a truth only its volume.
+
+    `volume_ml` is NaN where the mask does not know the class. The scores are those of `Score`.
+    """
 
     legend: LegendEntry
     volume_ml: float
     true_ml: float | None = None
     dice: float | None = None
+    hd95_mm: float | None = None
+    surface_dice: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class VolumeEntry:
     """One Volume: its numbers, and its pictures where it was chosen to have any.
 
-    `rank_value` is what the list is sorted by: mean Dice, or distance from the other Volumes.
+    Attributes
+    ----------
+    rank_value: mean Dice; without a truth the distance from the other Volumes.
+    findings: what is odd about the mask, the gravest first; only without a truth.
     """
 
     volume_id: str
@@ -57,6 +68,7 @@ class VolumeEntry:
     classes: tuple[ClassValue, ...]
     pictures: tuple[Picture, ...] = ()
     problem: str = ""
+    findings: tuple[str, ...] = ()
 
     @property
     def href(self) -> str:
@@ -92,12 +104,24 @@ class ReportPage:
     made_at: datetime
     has_truth: bool
     legend: tuple[LegendEntry, ...]
-    summaries: tuple[ClassSummary, ...]
-    mean_dice: float | None
+    summary: ScoreSummary
     volumes: tuple[VolumeEntry, ...]
     num_pictured: int
-    plot: Markup
+    plots: tuple[tuple[str, Markup], ...]
     left_out: tuple[tuple[str, str], ...] = field(default=())
+    tolerance_mm: float = 1.0
+    confidence: float = 0.95
+
+    @property
+    def figures(self) -> Mapping[str, Figure]:
+        """The columns of the scores that there are, in the order they are shown."""
+        figures = figures_of(self.tolerance_mm)
+        return {name: figure for name, figure in figures.items() if name in self.summary.overall}
+
+    @property
+    def num_odd(self) -> int:
+        """Volumes that stand out."""
+        return sum(bool(volume.findings) for volume in self.volumes)
 
 
 def render(page: ReportPage) -> str:
@@ -105,22 +129,49 @@ def render(page: ReportPage) -> str:
     return _environment().get_template("report.html").render(page=page)
 
 
-def class_plot(
-    volumes: Sequence[VolumeEntry], legend: Sequence[LegendEntry], *, has_truth: bool
-) -> Markup:
-    """Dice, or without truth the millilitres, of every Volume by class; dots link to pictures."""
+def class_plots(
+    volumes: Sequence[VolumeEntry],
+    legend: Sequence[LegendEntry],
+    columns: Sequence[str],
+    *,
+    tolerance_mm: float = 1.0,
+) -> tuple[tuple[str, Markup], ...]:
+    """A heading and a plot of every Volume by class for each of `columns` that is plotted."""
+    figures = figures_of(tolerance_mm)
+    plots = []
+    for column in (one for one in columns if one in PLOTTED):
+        strips = _strips(volumes, legend, column)
+        shown = [dot.value for strip in strips for dot in strip.dots]
+        scale = volume_scale(shown) if column == "hd95_mm" else dice_scale(shown)
+        title = f"{figures[column].heading} of every volume"
+        plots.append((title, strip_plot(strips, scale, unit=PLOTTED[column], title=title)))
+    return tuple(plots)
+
+
+def volume_plot(
+    volumes: Sequence[VolumeEntry], legend: Sequence[LegendEntry]
+) -> tuple[tuple[str, Markup], ...]:
+    """A heading and a plot of the millilitres of every Volume by class."""
+    strips = _strips(volumes, legend, "volume_ml")
+    scale = volume_scale([dot.value for strip in strips for dot in strip.dots])
+    plot = strip_plot(strips, scale, unit="mL", title="Volume by class in mL")
+    return (("Class volumes", plot),)
+
+
+def _strips(
+    volumes: Sequence[VolumeEntry], legend: Sequence[LegendEntry], column: str
+) -> list[Strip]:
+    """One strip a class; dots link to the pictures. What is infinite has no place on an axis."""
     strips = []
     for k, entry in enumerate(legend):
-        dots = []
-        for volume in volumes:
-            value = volume.classes[k].dice if has_truth else volume.classes[k].volume_ml
-            if value is not None and not isnan(value):
-                dots.append(Dot(value, volume.volume_id, volume.href))
+        values = [(getattr(volume.classes[k], column), volume) for volume in volumes]
+        dots = (
+            Dot(value, volume.volume_id, volume.href)
+            for value, volume in values
+            if value is not None and isfinite(value)
+        )
         strips.append(Strip(entry.name, entry.css, tuple(dots)))
-    shown = [dot.value for strip in strips for dot in strip.dots]
-    if has_truth:
-        return strip_plot(strips, dice_scale(shown), unit="Dice", title="Dice by class")
-    return strip_plot(strips, volume_scale(shown), unit="mL", title="Volume by class in mL")
+    return strips
 
 
 def without_credentials(url: str) -> str:
@@ -166,4 +217,5 @@ def _environment() -> Environment:
     )
     environment.filters |= {"score": format_score, "ml": format_ml, "distance": format_distance}
     environment.filters["zip"] = zip
+    environment.filters["hd95"] = figures_of(0)["hd95_mm"].text
     return environment

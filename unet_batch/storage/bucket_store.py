@@ -23,7 +23,7 @@ from unet_batch.errors import ConflictError, NotFoundError, StoreError
 from unet_batch.storage.object_store import Facts, ObjectFacts, ObjectStore
 
 if TYPE_CHECKING:
-    from obstore import UpdateVersion
+    from obstore import GetOptions, UpdateVersion
 
 REMOTE_SCHEMES = ("s3", "gs", "az")
 _ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "az": "AZURE_STORAGE_ENDPOINT"}
@@ -87,14 +87,30 @@ class BucketStore(ObjectStore):
         with self._errors(prefix):
             pages = obstore.list(self._backend, prefix or None, chunk_size=1000)
             items = [item for page in pages for item in page]
-        return {
-            str(item["path"]): ObjectFacts(
-                int(item["size"]),
-                str(item["e_tag"] or item["last_modified"]),
-                item["last_modified"].timestamp(),
-            )
-            for item in items
-        }
+        return {str(item["path"]): _facts_of(item) for item in items}
+
+    def get_range(self, path: str, start: int, stop: int, version: str = "") -> bytes:
+        """Bytes `[start, stop)` of the object, fewer where it ends before.
+
+        Raises NotFoundError, and ConflictError where it is no more of `version` (an ETag).
+        """
+        options: GetOptions = {"range": (start, stop)}
+        if version.startswith('"'):
+            options["if_match"] = version
+        with self._errors(path):
+            return bytes(obstore.get(self._backend, path, options=options).bytes())
+
+    def list_children(self, prefix: str) -> tuple[list[str], Facts]:
+        """What lies directly in the folder `prefix`, sorted: names of folders, objects by name.
+
+        A name is empty where keys begin with `/`: no path leads there. Raises StoreError, also
+        where a key is no path (`a//b`, `a/../b`).
+        """
+        with self._errors(prefix):
+            listing = obstore.list_with_delimiter(self._backend, prefix or None)
+        names = sorted({str(path).rpartition("/")[2] for path in listing["common_prefixes"]})
+        items = sorted(listing["objects"], key=lambda item: str(item["path"]))
+        return names, {str(item["path"]).rpartition("/")[2]: _facts_of(item) for item in items}
 
     @override
     def list_folders(self, prefix: str) -> list[str]:
@@ -155,6 +171,11 @@ def _open_bucket(url: str, endpoint: str) -> BucketStore:
     except (obstore_errors.BaseError, ValueError) as error:
         raise StoreError(f"{url} cannot be opened: {error}") from error
     return BucketStore(url, backend)
+
+
+def _facts_of(item: Any) -> ObjectFacts:
+    version = str(item["e_tag"] or item["last_modified"])
+    return ObjectFacts(int(item["size"]), version, item["last_modified"].timestamp())
 
 
 def _token(e_tag: str | None, version: str | None) -> str:

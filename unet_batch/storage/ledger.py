@@ -1,7 +1,7 @@
 """Ledger: the durable record of what became of every Volume of a Job, the source for resuming.
 
     jobs/<job id>/spec.json
-    jobs/<job id>/ledger/00000001.jsonl, 00000002.jsonl, ...
+    jobs/<job id>/ledger/00000001.jsonl, 00000002.jsonl, ...    see ledger_parts
 
 Entries gather in memory and go out as numbered parts, each put whole where none was: two
 drivers of one Job never overwrite each other, and the numbers, not the clock, say what is
@@ -10,21 +10,27 @@ later.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from unet_batch.errors import ConflictError, NotFoundError, StoreError
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from unet_batch.errors import ConflictError, NotFoundError
 from unet_batch.planning.volume_info import Json
 from unet_batch.storage import ome_zarr, paths
+from unet_batch.storage.ledger_parts import LedgerParts
 from unet_batch.storage.object_store import ObjectStore
 
-FLUSH_ENTRIES = 50
+FLUSH_ENTRIES = 2000
 FLUSH_SECONDS = 5.0
 """What a crash can cost: the entries of this time; their Volumes are found published."""
+
+MAX_REASON = 2000
+"""Characters of a reason that are kept: a library's message may be a page."""
 
 Outcome = Literal["done", "skipped", "quarantined", "cancelled"]
 
@@ -33,8 +39,11 @@ Outcome = Literal["done", "skipped", "quarantined", "cancelled"]
 class LedgerEntry:
     """What became of one Volume.
 
-    `key` is the generation of its Labels, `replica` who worked on it, `finished_at` an ISO
-    8601 time in UTC, `reason` a sentence for a person where the outcome is not `done`.
+    `key` is the generation of its Labels, `replica` who worked on it and `node` on which
+    machines, `finished_at` an ISO 8601 time in UTC, `reason` a sentence for a person where the
+    outcome is not `done`. `peak_bytes` is the most memory that a Replica held while it worked on
+    the Volume (and on those in the same batch). The hashes say what went in: the voxels, the
+    weights, and the fields of the Spec that decide the result.
     """
 
     volume_id: str
@@ -46,6 +55,11 @@ class LedgerEntry:
     num_tiles: int = 0
     replica: str = ""
     finished_at: str = ""
+    node: str = ""
+    peak_bytes: int = 0
+    bundle_hash: str = ""
+    spec_hash: str = ""
+    input_hash: str = ""
 
 
 class Ledger:
@@ -54,6 +68,7 @@ class Ledger:
     def __init__(self, store: ObjectStore, job_id: str) -> None:
         self._store = store
         self._path = paths.job_path(job_id)
+        self._parts = LedgerParts(store, f"{self._path}/ledger")
         self._buffer: list[LedgerEntry] = []
         self._buffered_since = 0.0
 
@@ -69,10 +84,18 @@ class Ledger:
         self.flush()
 
     def record(self, entry: LedgerEntry) -> None:
-        """Keep `entry`; stored at the latest with the next call after 50 entries or 5 s."""
+        """Keep `entry`; stored at the latest with the next call after 2000 entries or 5 s."""
+        if len(entry.reason) > MAX_REASON:
+            entry = replace(entry, reason=f"{entry.reason[:MAX_REASON]} ...")
         if not self._buffer:
             self._buffered_since = time.monotonic()
         self._buffer.append(entry)
+        self.flush_if_due()
+
+    def flush_if_due(self) -> None:
+        """Store what was recorded where it is much, or has waited long. Else next to free."""
+        if not self._buffer:
+            return
         waited = time.monotonic() - self._buffered_since
         if len(self._buffer) >= FLUSH_ENTRIES or waited >= FLUSH_SECONDS:
             self.flush()
@@ -80,18 +103,41 @@ class Ledger:
     def flush(self) -> None:
         """Store what was recorded since the last flush."""
         if self._buffer:
-            lines = [ome_zarr.to_bytes(asdict(entry)) for entry in self._buffer]
-            self._put_next(b"\n".join(lines) + b"\n")
+            self._parts.append([ome_zarr.to_bytes(asdict(entry)) for entry in self._buffer])
             self._buffer.clear()
 
+    def table(self, *columns: str) -> pa.Table:
+        """The latest stored entry of every Volume, by column; some columns, or all.
+
+        Raises StoreError where damaged.
+        """
+        return self._parts.table(columns or None)
+
     def entries(self) -> dict[str, LedgerEntry]:
-        """The latest stored entry of every Volume, by its id. Raises StoreError where damaged."""
-        found: dict[str, LedgerEntry] = {}
-        for path in self._part_paths():
-            for line in self._store.get(path).splitlines():
-                entry = _entry(line, where=f"{self._store.url}/{path}")
-                found[entry.volume_id] = entry
-        return found
+        """The latest stored entry of every Volume, by its id. Raises StoreError where damaged.
+
+        For thousands of Volumes; of a million take the columns of `table`.
+        """
+        return {entry.volume_id: entry for entry in _entries(self.table())}
+
+    def failures(self) -> Iterator[LedgerEntry]:
+        """The latest entries of the Volumes that are quarantined."""
+        yield from _entries(self._parts.table(outcome="quarantined"))
+
+    def counts(self) -> dict[str, int]:
+        """How many Volumes reached each outcome."""
+        counted = pc.value_counts(self.table("outcome")["outcome"].combine_chunks())
+        return {one["values"]: one["counts"] for one in counted.to_pylist()}
+
+    def done_keys(self) -> dict[str, str]:
+        """The generation of Labels that each done Volume has, as far as this Job was told.
+
+        Whether that is what the Job would make today is for the caller to compare: the input, or
+        the weights, may have changed since.
+        """
+        table = self.table("outcome", "key", "volume_id")
+        table = table.filter(pc.is_in(table["outcome"], pa.array(["done", "skipped"])))
+        return dict(zip(table["volume_id"].to_pylist(), table["key"].to_pylist(), strict=True))
 
     def write_spec(self, spec: Mapping[str, Json]) -> None:
         """Keep the Job's Spec. Raises ConflictError where the Job was started with another."""
@@ -130,26 +176,8 @@ class Ledger:
             return None
         return ome_zarr.read_document(content, f"{self._store.url}/{path}").get("value")
 
-    def _part_paths(self) -> list[str]:
-        return [p for p in self._store.list_objects(f"{self._path}/ledger") if p.endswith(".jsonl")]
 
-    def _put_next(self, content: bytes) -> None:
-        parts = self._part_paths()
-        number = int(parts[-1].rsplit("/", 1)[-1].removesuffix(".jsonl")) if parts else 0
-        while True:
-            number += 1
-            try:
-                self._store.put_if_absent(f"{self._path}/ledger/{number:08d}.jsonl", content)
-            except ConflictError:
-                continue  # another driver of this Job took the number
-            return
-
-
-def _entry(line: bytes, where: str) -> LedgerEntry:
-    try:
-        return LedgerEntry(**json.loads(line))
-    except (TypeError, ValueError) as error:
-        raise StoreError(
-            f"{where}: a line is no LedgerEntry ({error}); remove the file, its Volumes are then "
-            "looked at again"
-        ) from error
+def _entries(table: pa.Table) -> Iterator[LedgerEntry]:
+    for batch in table.to_batches(max_chunksize=10_000):
+        for row in batch.to_pylist():
+            yield LedgerEntry(**row)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +29,9 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 
 from unet_batch.errors import NotFoundError, StoreError, UnreadableScanError
+from unet_batch.formats.labels import MaskRules
 from unet_batch.formats.ngff import describe_ome_zarr, read_ome_zarr, translated
+from unet_batch.formats.ngff_labels import EmbeddedMasks, read_embedded_masks
 from unet_batch.formats.scan import Scan
 from unet_batch.planning.volume_info import OutsideImage
 from unet_batch.storage.complete_store import CompleteStore
@@ -48,28 +50,7 @@ RECHECK_S = 60.0
 """How long an image that was compared is believed; a look costs a listing of all its chunks."""
 
 _ALWAYS_ALLOWED_BYTES = 2**30
-_MAX_DEPTH = 20
 _DOCUMENTS = ("zarr.json", ".zgroup", ".zattrs", ".zarray")
-
-
-def find_images(url: str) -> list[str]:
-    """Addresses of the OME-Zarr images at or below `url`, in a bucket or folder, sorted.
-
-    Archives are left alone. Raises SpecError for an address that cannot be, StoreError.
-    """
-    store = open_store(url)
-    return sorted(f"{store.url}/{path}".rstrip("/") for path in _images_below(store, "", depth=0))
-
-
-def _images_below(store: ObjectStore, folder: str, *, depth: int) -> Iterator[str]:
-    inside = f"{folder}/" if folder else ""
-    if store.exists(f"{inside}archive.json") or depth > _MAX_DEPTH:
-        return
-    if any(store.exists(f"{inside}{name}") for name in _DOCUMENTS):
-        yield folder
-        return
-    for name in store.list_folders(folder):
-        yield from _images_below(store, f"{inside}{name}", depth=depth + 1)
 
 
 def describe_outside(place: Path | str, *, name: str) -> Scan:
@@ -100,6 +81,12 @@ def copy_outside(place: Path | str, *, name: str) -> Scan:
     """The image at `place`, with its voxels. Raises as `describe_outside`."""
     url = normalize_url(place)
     return read_ome_zarr(url, name=name, store=_unless_local(open_store(url)))
+
+
+def masks_outside(place: Path | str, scan: Scan, rules: Mapping[str, MaskRules]) -> EmbeddedMasks:
+    """The masks in the `labels/` of the image at `place`, which `scan` describes."""
+    url = normalize_url(place)
+    return read_embedded_masks(url, scan, rules, store=_unless_local(open_store(url)))
 
 
 def content_of_outside(scan: Scan, outside: OutsideImage) -> Content:

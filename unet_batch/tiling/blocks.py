@@ -31,9 +31,9 @@ side behind a cut keeps one more plane, since a scan voxel at the cut lies betwe
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise, product
 from typing import NamedTuple
 
@@ -101,6 +101,12 @@ class BlockLayout:
     recomputed: tuple[Index, ...] = ()
     grid_map: GridMap | None = None
 
+    def __reduce__(self) -> tuple[Callable[..., BlockLayout], tuple[object, ...]]:
+        # What was worked out does not travel, and is worked out once in each process: a layout
+        # goes with every call to a Replica.
+        fields = (self.grid, self.axis, self.groups, self.layers, self.recomputed, self.grid_map)
+        return _known_layout, fields
+
     @classmethod
     def whole(cls, grid: TileGrid, *, axis: int = 0) -> BlockLayout:
         """One Sweep of one Block."""
@@ -125,17 +131,32 @@ class BlockLayout:
         return tuple(_box([span.own for span in spans]) for spans in product(*self._spans))
 
     @cached_property
+    def _blocks(self) -> dict[int, tuple[Block, ...]]:
+        """Those that were asked for, by Sweep."""
+        return {}
+
+    @cached_property
+    def _cells(self) -> dict[Block, tuple[Cell, ...]]:
+        """Those that were asked for, by Block."""
+        return {}
+
+    @cached_property
     def num_tiles(self) -> int:
         """Tiles that are predicted, those that are recomputed included."""
         return sum(tiles.num_voxels for tiles in self.sweeps)
 
-    @property
+    @cached_property
     def num_blocks(self) -> int:
         """Blocks of all Sweeps."""
         return sum(len(self.blocks(k)) for k in range(len(self.sweeps)))
 
     def blocks(self, sweep: int) -> tuple[Block, ...]:
         """The Blocks of one Sweep in the order they must run."""
+        if sweep not in self._blocks:
+            self._blocks[sweep] = self._cut(sweep)
+        return self._blocks[sweep]
+
+    def _cut(self, sweep: int) -> tuple[Block, ...]:
         tiles, axis = self.sweeps[sweep], self.axis
         stop, own = tiles.stop[axis], self._own[sweep]
         # Layers that begin before what is finished are there for what follows: they end no Block.
@@ -161,6 +182,11 @@ class BlockLayout:
 
     def cells(self, block: Block) -> tuple[Cell, ...]:
         """The cells this Block finishes or contributes sums to, in C order, on the scan's grid."""
+        if block not in self._cells:
+            self._cells[block] = self._find_cells(block)
+        return self._cells[block]
+
+    def _find_cells(self, block: Block) -> tuple[Cell, ...]:
         region = self.scan_region(block)
         if self.grid_map:
             return (Cell(region, (block.sweep,)),) if region else ()
@@ -241,6 +267,18 @@ class BlockLayout:
     def _cell(self, intervals: tuple[Interval, ...]) -> Cell:
         box = _box(intervals)
         return Cell(box, tuple(k for k, extent in enumerate(self.extents) if box in extent))
+
+
+@lru_cache(maxsize=256)
+def _known_layout(
+    grid: TileGrid,
+    axis: int,
+    groups: tuple[Index, ...],
+    layers: int,
+    recomputed: tuple[Index, ...],
+    grid_map: GridMap | None,
+) -> BlockLayout:
+    return BlockLayout(grid, axis, groups, layers, recomputed, grid_map)
 
 
 def _box(intervals: Sequence[Interval]) -> Box:

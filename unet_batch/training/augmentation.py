@@ -18,7 +18,7 @@ from monai.networks.layers import GaussianFilter
 from monai.transforms.utils import create_rotate
 from numpy.typing import NDArray
 
-from unet_batch.planning.specs.train import AugmentationSpec
+from unet_batch.planning.specs.recipe import AugmentationSpec
 
 Matrix = NDArray[np.float64]
 Generator = np.random.Generator

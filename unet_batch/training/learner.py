@@ -14,7 +14,7 @@ import torch
 from monai.losses import DiceCELoss, DiceLoss
 
 from unet_batch.models.precision import memory_layout, resolve_precision
-from unet_batch.planning.specs.train import TrainingSpec
+from unet_batch.planning.specs.recipe import TrainingSpec
 from unet_batch.training.sampling import Batch
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -14,7 +14,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from unet_batch.errors import ReplicaError, SpecError, UnetBatchError
 from unet_batch.monitoring.events import Listener
-from unet_batch.planning.specs.train import TrainResourceSpec
+from unet_batch.planning.specs.recipe import TrainResourceSpec
 from unet_batch.training.mailbox import Relay
 from unet_batch.training.task import TrainTask
 from unet_batch.training.worker import History, load_checkpoint, train_worker

@@ -17,9 +17,10 @@ from unet_batch.monitoring.events import Listener, ignore
 from unet_batch.planning.specs.demo import DemoSpec
 from unet_batch.planning.specs.evaluate import EvaluateSpec
 from unet_batch.planning.specs.ingest import IngestSpec
+from unet_batch.planning.specs.recipe import TrainingSpec
 from unet_batch.planning.specs.report import ReportSpec
 from unet_batch.planning.specs.segment import SegmentSpec
-from unet_batch.planning.specs.train import TrainingSpec, TrainSpec
+from unet_batch.planning.specs.train import TrainSpec
 from unet_batch.planning.volume_info import VolumeInfo
 from unet_batch.storage.archive import open_archive
 from unet_batch.workflows.evaluate import EvaluateSummary, evaluate

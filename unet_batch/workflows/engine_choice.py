@@ -10,8 +10,8 @@ import torch
 
 from unet_batch.inference.choosing import EngineChoice, EngineKind, choose_engine
 from unet_batch.inference.engine import Frame
+from unet_batch.inference.model_address import load_model
 from unet_batch.inference.pool import ReplicaSize
-from unet_batch.models.bundle import load_bundle
 from unet_batch.models.process import tune_process
 from unet_batch.planning.plan import Plan
 from unet_batch.planning.specs.segment import InferenceSpec
@@ -46,7 +46,7 @@ def _measure(
     num_threads: int,
 ) -> EngineChoice:
     tune_process(num_threads)
-    bundles = [load_bundle(model) for model in models]
+    bundles = [load_model(model) for model in models]
     return choose_engine(
         bundles,
         Frame.of(bundles[0], roi_zyx),

@@ -35,8 +35,8 @@ from unet_batch.monitoring.events import (
 from unet_batch.planning.specs.ingest import IngestSpec
 from unet_batch.planning.volume_info import VolumeInfo
 from unet_batch.storage.archive import Archive, open_archive
-from unet_batch.storage.outside import find_images
-from unet_batch.storage.stores import normalize_url
+from unet_batch.storage.bucket_tree import locator
+from unet_batch.storage.staging import sweep
 from unet_batch.workflows.dask_window import (
     Finished,
     compute_in_window,
@@ -108,6 +108,7 @@ def ingest(spec: IngestSpec, *, listen: Listener = ignore) -> IngestSummary:
             if len(tally.unlisted) + len(tally.found_again) >= _CATALOG_BATCH:
                 _list(archive, tally)
     finally:
+        sweep()
         _list(archive, tally)
     if tally.done:
         archive.catalog.compact()
@@ -117,14 +118,13 @@ def ingest(spec: IngestSpec, *, listen: Listener = ignore) -> IngestSummary:
 
 
 def _discover(spec: IngestSpec) -> Discovery:
-    sources = [normalize_url(source) if "://" in source else source for source in spec.sources]
     return discover(
-        [source for source in sources if "://" not in source],
+        spec.sources,
         truth=spec.truth,
         channels=spec.channels,
         exclude=spec.exclude,
         options=_read_options(spec),
-        images={source: find_images(source) for source in sources if "://" in source},
+        locate=locator(),
     )
 
 
@@ -136,7 +136,9 @@ def _rules(spec: IngestSpec, archive: Archive) -> IngestRules:
         has_hashed_ids=spec.ids == "hashed",
         keeps_identifiers=spec.keep_identifiers,
         copies_ome_zarr=spec.copy_ome_zarr,
+        takes_embedded_labels=spec.embedded_labels,
         builds_pyramids=spec.pyramids,
+        max_staged_bytes=spec.staging,
     )
 
 

@@ -9,11 +9,14 @@ import ray
 from ray.exceptions import RayError
 
 from unet_batch.errors import UnetBatchError
+from unet_batch.evaluation.measuring import Scoring
 from unet_batch.evaluation.scores import Score
 from unet_batch.inference.reading import IO_CPUS
 from unet_batch.monitoring.events import Event, Listener, Scored, VolumeFinished
 from unet_batch.storage.archive import Archive
-from unet_batch.workflows.scoring import pair_of, score_pair
+from unet_batch.workflows.scoring import ScoredVolume, pair_of, score_pair
+
+_DICE = Scoring(metrics=("dice",))
 
 
 class LiveScores:
@@ -44,7 +47,7 @@ class LiveScores:
             pair = pair_of(volume.info, volume.labels, self._labels, self._truth)
         except UnetBatchError:
             return  # no truth, or none that fits: `evaluate` names it, the Job goes on
-        self._pending.append(self._score.remote(pair))
+        self._pending.append(self._score.remote(pair, _DICE))
 
     def _collect(self, timeout_s: float | None) -> None:
         if not self._pending:
@@ -58,7 +61,7 @@ class LiveScores:
 
 def _scores(ref: Any) -> tuple[Score, ...]:
     try:
-        scores: tuple[Score, ...] = ray.get(ref)
+        scored: ScoredVolume = ray.get(ref)
     except RayError:
         return ()
-    return scores
+    return scored.scores

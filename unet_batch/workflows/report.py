@@ -12,14 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from math import isinf, nan
+from math import nan
 
 import dask
 from dask.delayed import Delayed
 
 from unet_batch.errors import SpecError, reason_of
-from unet_batch.evaluation.outliers import FAR, volume_outlyingness
-from unet_batch.evaluation.scores import ClassSummary, Score, mean_over_classes, summarise
+from unet_batch.evaluation.checks import rank_of
+from unet_batch.evaluation.measuring import Scoring
+from unet_batch.evaluation.outliers import volume_outlyingness
+from unet_batch.evaluation.scores import Score
+from unet_batch.evaluation.summary import ScoreSummary, summarise
 from unet_batch.monitoring.events import (
     ArchiveChecked,
     JobFinished,
@@ -35,9 +38,10 @@ from unet_batch.reporting.page import (
     LegendEntry,
     ReportPage,
     VolumeEntry,
-    class_plot,
+    class_plots,
     mean_dice_of,
     render,
+    volume_plot,
     without_credentials,
 )
 from unet_batch.reporting.pictures import (
@@ -50,6 +54,7 @@ from unet_batch.reporting.pictures import (
 from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.storage.stores import normalize_url, open_store
 from unet_batch.storage.volume import Volume
+from unet_batch.workflows.checking import ArchiveCheck
 from unet_batch.workflows.dask_window import compute_in_window, default_window, require_ray
 from unet_batch.workflows.scoring import (
     LabelsPair,
@@ -93,9 +98,7 @@ def report(spec: ReportSpec, *, listen: Listener = ignore) -> ReportSummary:
     window = spec.window or default_window()
     scored, left_out = _measure(selection, spec, window, listen)
     legend = _legend([item.pair for item in scored])
-    ranked = _ranked(scored, legend, has_truth=spec.truth is not None)
-    if spec.truth is None:
-        listen(_checked([entry.rank_value or 0.0 for _, entry in ranked]))
+    ranked = _ranked(scored, legend) if spec.truth else _odd_first(scored, legend, listen)
     pictured = _with_pictures(ranked, spec, legend, window, listen)
     page = _page(spec, archive, pictured, scored, legend, left_out)
     path, num_bytes = _write(render(page), spec.out)
@@ -119,7 +122,7 @@ def _measure(
     left_out |= dict.fromkeys(selection.without_truth, f"has no truth {spec.truth!r}")
     left_out |= selection.failed
     scored = []
-    for item in score_pairs(selection.pairs, window=window):
+    for item in score_pairs(selection.pairs, window=window, scoring=Scoring.of(spec)):
         info = item.pair.info
         if item.reason:
             left_out[info.id] = item.reason
@@ -141,29 +144,46 @@ def _legend(pairs: Sequence[LabelsPair]) -> dict[int, LegendEntry]:
 
 
 def _ranked(
-    scored: Sequence[ScoredVolume], legend: Mapping[int, LegendEntry], *, has_truth: bool
+    scored: Sequence[ScoredVolume], legend: Mapping[int, LegendEntry]
 ) -> list[tuple[LabelsPair, VolumeEntry]]:
-    """An entry for each Volume: least mean Dice first, or farthest from the others first."""
-    entries = [_entry(item, legend, has_truth=has_truth) for item in scored]
-    if not has_truth:
-        far = volume_outlyingness({e.volume_id: [c.volume_ml for c in e.classes] for e in entries})
-        entries = [replace(entry, rank_value=far[entry.volume_id]) for entry in entries]
-    sign = 1.0 if has_truth else -1.0
+    """An entry for each Volume, those of least mean Dice first."""
+    entries = [_entry(item, legend, has_truth=True) for item in scored]
+    order = {e.volume_id: (e.rank_value is None, e.rank_value or 0.0, e.volume_id) for e in entries}
+    return _anchored(scored, entries, order)
 
-    def order(pair_and_entry: tuple[LabelsPair, VolumeEntry]) -> tuple[bool, float, str]:
-        entry = pair_and_entry[1]
-        return entry.rank_value is None, sign * (entry.rank_value or 0.0), entry.volume_id
 
-    pairs = [item.pair for item in scored]
-    ranked = sorted(zip(pairs, entries, strict=True), key=order)
+def _odd_first(
+    scored: Sequence[ScoredVolume], legend: Mapping[int, LegendEntry], listen: Listener
+) -> list[tuple[LabelsPair, VolumeEntry]]:
+    """An entry for each Volume, those that stand out first, then the farthest from the others."""
+    check = ArchiveCheck()
+    for item in scored:
+        check.add(item)
+    listen(ArchiveChecked(len(scored), check.count_kinds()))
+    findings = check.findings()
+    entries = [_entry(item, legend, has_truth=False) for item in scored]
+    far = volume_outlyingness({e.volume_id: [c.volume_ml for c in e.classes] for e in entries})
+    order = {name: (*rank_of(findings[name]), -far[name], name) for name in far}
+    shown = [
+        replace(
+            entry,
+            rank_value=far[entry.volume_id],
+            findings=tuple(one.text for one in findings[entry.volume_id]),
+        )
+        for entry in entries
+    ]
+    return _anchored(scored, shown, order)
+
+
+def _anchored(
+    scored: Sequence[ScoredVolume],
+    entries: Sequence[VolumeEntry],
+    order: Mapping[str, tuple[float | str, ...]],
+) -> list[tuple[LabelsPair, VolumeEntry]]:
+    """Pairs and entries in their `order` by Volume id, with anchors for the page's links."""
+    both = zip((item.pair for item in scored), entries, strict=True)
+    ranked = sorted(both, key=lambda one: order[one[1].volume_id])
     return [(pair, replace(e, anchor=f"v{k}")) for k, (pair, e) in enumerate(ranked, start=1)]
-
-
-def _checked(outlyingness: Sequence[float]) -> ArchiveChecked:
-    """How many Volumes stand out: far from the others, or without a class that most have."""
-    missing = sum(isinf(value) for value in outlyingness)
-    far = sum(value > FAR for value in outlyingness) - missing
-    return ArchiveChecked(len(outlyingness), {"volume": far, "missing_class": missing})
 
 
 def _entry(
@@ -183,7 +203,14 @@ def _class_value(legend: LegendEntry, score: Score | None, *, has_truth: bool) -
         return ClassValue(legend, volume_ml=nan)
     if not has_truth:
         return ClassValue(legend, score.predicted_ml)
-    return ClassValue(legend, score.predicted_ml, score.true_ml, score.dice)
+    return ClassValue(
+        legend,
+        score.predicted_ml,
+        score.true_ml,
+        score.dice,
+        score.hd95_mm,
+        score.surface_dice,
+    )
 
 
 def _facts(info: VolumeInfo) -> tuple[str, ...]:
@@ -255,7 +282,13 @@ def _page(
 ) -> ReportPage:
     against = f" against {spec.truth}" if spec.truth else ""
     scores = [score for item in scored for score in item.scores]
-    summaries: tuple[ClassSummary, ...] = summarise(scores) if spec.truth else ()
+    summary = ScoreSummary((), {})
+    plots = volume_plot(volumes, tuple(legend.values()))
+    if spec.truth:
+        summary = summarise(scores, metrics=spec.metrics, bootstrap=spec.bootstrap)
+        plots = class_plots(
+            volumes, tuple(legend.values()), tuple(summary.overall), tolerance_mm=spec.tolerance_mm
+        )
     truth = (("Truth", spec.truth),) if spec.truth else ()
     return ReportPage(
         title=spec.title or f"{spec.labels}{against}",
@@ -268,12 +301,13 @@ def _page(
         made_at=datetime.now().astimezone(),
         has_truth=spec.truth is not None,
         legend=tuple(legend.values()),
-        summaries=summaries,
-        mean_dice=mean_over_classes(summaries),
+        summary=summary,
         volumes=volumes,
         num_pictured=sum(bool(volume.pictures) for volume in volumes),
-        plot=class_plot(volumes, tuple(legend.values()), has_truth=spec.truth is not None),
+        plots=plots,
         left_out=tuple(left_out.items()),
+        tolerance_mm=spec.tolerance_mm,
+        confidence=spec.bootstrap.confidence,
     )
 
 

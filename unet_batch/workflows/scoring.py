@@ -1,27 +1,49 @@
-"""Scoring of many Volumes on Ray: what `evaluate` and `report` have in common.
+"""Scoring of many Volumes on Ray: what `evaluate`, `report` and live scores have in common.
 
-A Volume is cut into the Shards of its Labels; each is one piece of work that returns a few
-counts. The driver adds them up, so neither side ever holds more than a Shard of two masks.
+A Volume is cut into the Shards of its Labels. Each is read once, by one of a few tasks that go
+through their Shards one by one; a last task makes the scores of what they found:
+
+    Shards 0, 2, 4 ─▶ task ─┐
+    Shards 1, 3, 5 ─▶ task ─┴─▶ task ─▶ ScoredVolume     x `window` Volumes at a time
+
+A task holds two masks of one Shard and the border voxels found so far, the last one those of the
+whole Volume: `surface.BYTES_PER_VOXEL` for each. The driver holds the scores.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 
 import dask
+import numpy as np
 from dask.delayed import Delayed
+from numpy.typing import NDArray
 
-from unet_batch.errors import NotFoundError, SpecError, UnetBatchError, reason_of
-from unet_batch.evaluation.dice import Overlap, overlap_of_region, require_same_shape
-from unet_batch.evaluation.scores import Score, foreground_classes, scores_of
+from unet_batch.errors import (
+    MemoryBudgetError,
+    NotFoundError,
+    SpecError,
+    UnetBatchError,
+    reason_of,
+)
+from unet_batch.evaluation.dice import require_same_shape
+from unet_batch.evaluation.measuring import Measured, Scoring, measure_region, scores_of
+from unet_batch.evaluation.placement import Placement, placements_of
+from unet_batch.evaluation.scores import Score, foreground_classes
 from unet_batch.planning.volume_info import LabelClass, VolumeInfo
 from unet_batch.storage.archive import Archive
 from unet_batch.storage.volume import Labels, Volume
 from unet_batch.tiling.box import Box
 from unet_batch.workflows.dask_window import Finished, compute_in_window
+
+MAX_PARTS = 32
+"""Tasks that share the Shards of one Volume; Dask submits a Volume's tasks at once."""
+
+MAX_BORDER_VOXELS = 2**25
+"""Of both masks of a Volume: 4 GB while their distances are taken. A liver has 10^5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +73,21 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class ScoredVolume:
-    """The scores of one Volume, or the `reason` why it has none; `seconds` since its first read.
+    """One Volume, scored.
 
-    Without a truth, the scores compare the mask with itself: only their volumes say something.
+    Attributes
+    ----------
+    scores: one for each of `pair.classes`, in their order; without a truth only volumes.
+    placements: where each of these classes lies in the mask.
+    reason: why there are no scores; empty where there are.
+    seconds: since the Volume was submitted.
     """
 
     pair: LabelsPair
     scores: tuple[Score, ...]
-    reason: str
-    seconds: float
+    reason: str = ""
+    seconds: float = 0.0
+    placements: tuple[Placement, ...] = ()
 
 
 def select_pairs(
@@ -92,43 +120,27 @@ def select_pairs(
     return Selection(tuple(pairs), tuple(without[labels]), tuple(without[truth or ""]), failed)
 
 
-def score_pairs(pairs: Iterable[LabelsPair], *, window: int) -> Iterator[ScoredVolume]:
-    """Count each pair on Ray, `window` Shards at once, and yield each Volume when it is whole.
+def score_pairs(
+    pairs: Iterable[LabelsPair], *, window: int, scoring: Scoring | None = None
+) -> Iterator[ScoredVolume]:
+    """Score each pair on Ray, `window` Volumes at once, and yield them as they end.
 
     A Volume of which any Shard cannot be read is yielded with the reason and without scores.
     """
-    sums: dict[str, _Sum] = {}
-    for finished in compute_in_window(_work(pairs, sums), window=window):
-        pair = finished.key
-        total = sums[pair.info.id]
-        total.add(finished)
-        if total.num_left == 0:
-            yield _scored(pair, sums.pop(pair.info.id))
+    started: dict[str, float] = {}
+    for finished in compute_in_window(_work(pairs, scoring or Scoring(), started), window=window):
+        seconds = time.monotonic() - started.pop(finished.key.info.id)
+        yield _scored(finished, seconds)
 
 
-def score_pair(pair: LabelsPair) -> tuple[Score, ...]:
-    """The scores of one Volume, counted here and now, Shard by Shard."""
-    total = Overlap.nothing(len(pair.classes))
-    for region in pair.regions:
-        total += _count(pair.labels, pair.truth or pair.labels, pair.classes, region)
-    return scores_of(pair.info.id, pair.classes, total, pair.info.spacing_mm)
+def score_pair(pair: LabelsPair, scoring: Scoring | None = None) -> ScoredVolume:
+    """One Volume, scored here and now, Shard by Shard.
 
-
-@dataclass(slots=True)
-class _Sum:
-    """Counts of one Volume so far."""
-
-    overlap: Overlap
-    num_left: int
-    reason: str = ""
-    started: float = field(default_factory=time.monotonic)
-
-    def add(self, finished: Finished[LabelsPair]) -> None:
-        self.num_left -= 1
-        if isinstance(finished.value, Overlap):
-            self.overlap += finished.value
-        elif finished.error and not self.reason:
-            self.reason = reason_of(finished.error)
+    Raises StoreError where a mask cannot be read, and MemoryBudgetError where its surfaces are
+    too rough to be compared.
+    """
+    scoring = scoring or Scoring()
+    return _finish(pair, scoring, _measure(pair, pair.regions, scoring))
 
 
 def pair_of(
@@ -153,28 +165,74 @@ def pair_of(
 
 
 def _work(
-    pairs: Iterable[LabelsPair], sums: dict[str, _Sum]
+    pairs: Iterable[LabelsPair], scoring: Scoring, started: dict[str, float]
 ) -> Iterator[tuple[LabelsPair, Delayed]]:
     for pair in pairs:
+        started[pair.info.id] = time.monotonic()
         regions = pair.regions
-        sums[pair.info.id] = _Sum(Overlap.nothing(len(pair.classes)), len(regions))
-        for region in regions:
-            # A partial hides the arguments from Dask, which would walk through all of them.
-            count = partial(_count, pair.labels, pair.truth or pair.labels, pair.classes, region)
-            yield pair, dask.delayed(count, pure=False, traverse=False)()
+        # A partial hides the arguments from Dask, which would walk through all of them.
+        if len(regions) == 1:
+            yield pair, _delayed(partial(score_pair, pair, scoring))()
+            continue
+        num_parts = min(len(regions), MAX_PARTS)
+        parts = [
+            _delayed(partial(_measure, pair, regions[k::num_parts], scoring))()
+            for k in range(num_parts)
+        ]
+        yield pair, _delayed(partial(_finish, pair, scoring))(*parts)
 
 
-def _count(labels: Labels, truth: Labels, classes: tuple[LabelClass, ...], region: Box) -> Overlap:
-    values = [c.value for c in classes]
-    return overlap_of_region(labels.array, truth.array, values, region)
+def _delayed(function: partial[object]) -> Delayed:
+    return dask.delayed(function, pure=False, traverse=False)
 
 
-def _scored(pair: LabelsPair, total: _Sum) -> ScoredVolume:
-    seconds = time.monotonic() - total.started
-    if total.reason:
-        return ScoredVolume(pair, (), total.reason, seconds)
-    scores = scores_of(pair.info.id, pair.classes, total.overlap, pair.info.spacing_mm)
-    return ScoredVolume(pair, scores, "", seconds)
+def _measure(pair: LabelsPair, regions: Sequence[Box], scoring: Scoring) -> Measured:
+    """What `regions` say together, one being read at a time."""
+    parts = []
+    for region in regions:
+        truth = None if pair.truth is None else _read(pair.truth, region)
+        parts.append(
+            measure_region(
+                _read(pair.labels, region),
+                truth,
+                [one.value for one in pair.classes],
+                region=region,
+                shape_zyx=pair.labels.shape_zyx,
+                has_surfaces=scoring.has_surfaces,
+            )
+        )
+    return sum(parts[1:], start=parts[0])
+
+
+def _finish(pair: LabelsPair, scoring: Scoring, *parts: Measured) -> ScoredVolume:
+    whole = sum(parts[1:], start=parts[0])
+    _check_surfaces(pair, whole)
+    scores = scores_of(
+        pair.info.id, pair.classes, whole, spacing_mm=pair.info.spacing_mm, scoring=scoring
+    )
+    return ScoredVolume(pair, scores, placements=placements_of(whole.profiles))
+
+
+def _check_surfaces(pair: LabelsPair, whole: Measured) -> None:
+    number = sum(len(one.indices) for one in (*whole.borders, *whole.true_borders))
+    if number > MAX_BORDER_VOXELS:
+        raise MemoryBudgetError(
+            f"{pair.info.id}: the masks have {number:,} border voxels, more than the"
+            f" {MAX_BORDER_VOXELS:,} whose distances are taken; score it with"
+            ' --set metrics=["dice","volume_error"]'
+        )
+
+
+def _read(labels: Labels, region: Box) -> NDArray[np.unsignedinteger]:
+    voxels: NDArray[np.unsignedinteger] = labels.stored[region.slices]
+    return voxels
+
+
+def _scored(finished: Finished[LabelsPair], seconds: float) -> ScoredVolume:
+    if isinstance(finished.value, ScoredVolume):
+        return replace(finished.value, seconds=seconds)
+    reason = reason_of(finished.error) if finished.error else "no result"
+    return ScoredVolume(finished.key, (), reason, seconds)
 
 
 def _nothing_to_score(

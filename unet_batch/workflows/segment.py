@@ -32,6 +32,7 @@ from unet_batch.storage.ledger import Ledger, LedgerEntry
 from unet_batch.storage.volume import Volume
 from unet_batch.workflows.engine_choice import resolve_engine
 from unet_batch.workflows.live_scores import LiveScores
+from unet_batch.workflows.model_references import ModelNote
 from unet_batch.workflows.precision_choice import settle_precision
 from unet_batch.workflows.segment_job import SegmentJob
 from unet_batch.workflows.smaller_blocks import run_within_memory
@@ -82,7 +83,12 @@ def segment(spec: SegmentSpec, *, listen: Listener = ignore) -> SegmentSummary:
         tally, scores = _Tally(), _live_scores(job, listen)
         tell = fan_out(tally, listen, *scores)
         accounts = _Accounts(job, plan, ledger, tell)
+        note = ModelNote.of(spec)
+        note.begin(job.models)
         accounts.begin(published)
+        for model in job.models:
+            if model.moved_to:
+                tell(Warned(model.moved_to))
         choice = EngineChoice("torch", {})
         if plan.volumes:
             choice = resolve_engine(job, plan, size, ledger)
@@ -92,7 +98,10 @@ def segment(spec: SegmentSpec, *, listen: Listener = ignore) -> SegmentSummary:
             one.finish()
         seconds = perf_counter() - started
         listen(JobFinished(job.id, seconds))
-    return tally.summary(job, plan, seconds, choice.reason)
+    summary = tally.summary(job, plan, seconds, choice.reason)
+    if summary.done + summary.skipped + len(summary.quarantined) >= summary.num_volumes:
+        note.finish()
+    return summary
 
 
 def _unlisted(job: SegmentJob, plan: Plan, published: set[str]) -> set[str]:
@@ -146,6 +155,7 @@ def run_plan(
                 window=resources.window,
                 max_attempts=resources.max_attempts,
                 max_unwritten_voxels=MAX_UNWRITTEN_BYTES // job.head.num_planes,
+                least_replicas=pool.size.least,
             ),
             pool,
             volumes=lambda volume_id: Volume(job.archive.url, plan.volumes[volume_id].info),

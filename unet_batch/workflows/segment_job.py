@@ -13,8 +13,9 @@ import torch
 
 from unet_batch.errors import BundleError, SpecError
 from unet_batch.inference.head import Head
+from unet_batch.inference.model_address import load_model
 from unet_batch.inference.outcome import Target
-from unet_batch.models.bundle import WEIGHTS, Bundle, load_bundle, require_alike
+from unet_batch.models.bundle import WEIGHTS, Bundle, require_alike
 from unet_batch.models.footprint import forward_cost
 from unet_batch.models.precision import resolve_precision
 from unet_batch.planning.cost import CPU_PACE, GPU_PACE, ModelCost
@@ -25,6 +26,7 @@ from unet_batch.planning.volume_info import Json, LabelClass, VolumeInfo
 from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.storage.labels_set import BACKGROUND, LabelsSet, overlapping_names
 from unet_batch.storage.labels_writer import LabelsWriter
+from unet_batch.workflows.model_references import ResolvedModel, resolve_models
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,17 @@ class SegmentJob:
     spec: SegmentSpec
     archive: Archive
     bundles: tuple[Bundle, ...]
+    models: tuple[ResolvedModel, ...]
 
     @classmethod
     def open(cls, spec: SegmentSpec) -> SegmentJob:
         """Raises NotFoundError, BundleError or SpecError where something named is not there."""
         archive = open_archive(spec.archive)
-        bundles = tuple(load_bundle(model) for model in spec.models)
+        models = resolve_models(spec)
+        bundles = tuple(load_model(model.address) for model in models)
         require_alike(bundles, same_roi=spec.inference.roi is None)
         archive.check_patterns(spec.volumes)
-        job = cls(spec, archive, bundles)
+        job = cls(spec, archive, bundles, models)
         job.check_presets()
         return job
 
@@ -56,8 +60,11 @@ class SegmentJob:
 
     @property
     def model_paths(self) -> tuple[str, ...]:
-        """Where the Bundles are, for workers."""
-        return tuple(str(bundle.path.resolve()) for bundle in self.bundles)
+        """Where workers find the Bundles: folders, or versions in a registry."""
+        return tuple(
+            model.address if model.version else str(bundle.path.resolve())
+            for model, bundle in zip(self.models, self.bundles, strict=True)
+        )
 
     @property
     def model_name(self) -> str:
@@ -145,6 +152,7 @@ class SegmentJob:
             {
                 "model": self.model_name,
                 "bundle_hash": self.model_hash,
+                **self._versions(),
                 "input_hash": info.content_hash,
                 "inference": self.spec.inference.model_dump(mode="json"),
                 **({"overlapping": True} if self.bundle.activation == "sigmoid" else {}),
@@ -232,6 +240,7 @@ class SegmentJob:
             **({"where": self.spec.where} if self.spec.where else {}),
             "bundle": self.model_name,
             "bundle_hash": self.model_hash,
+            **self._versions(),
             "inference": self.spec.inference.model_dump(mode="json"),
         }
 
@@ -262,6 +271,11 @@ class SegmentJob:
             name: one if len(names) > 1 and one in there else truth
             for name, one in zip(names, own, strict=False)
         }
+
+    def _versions(self) -> dict[str, Json]:
+        """Which versions of a registry the Bundles are; nothing where all are folders."""
+        versions = [model.version for model in self.models]
+        return {"version": "+".join(one or "?" for one in versions)} if any(versions) else {}
 
     def _members(self) -> dict[str, Json]:
         """The provenance of an ensemble's members."""

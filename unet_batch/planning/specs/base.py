@@ -54,15 +54,7 @@ class SpecModel(BaseModel):
 
         Raises SpecError with the field, what was expected and what was given.
         """
-        content = _read_yaml(path) if path else {}
-        for key, value in (arguments or {}).items():
-            if value is not None:
-                _assign(content, key, value)
-        for override in overrides:
-            key, separator, text = override.partition("=")
-            if not separator:
-                raise SpecError(f"--set {override!r}: expected key=value, e.g. training.steps=500")
-            _assign(content, key.strip(), yaml.safe_load(text))
+        content = read_fields(path, arguments=arguments, overrides=overrides)
         try:
             return cls.model_validate(content)
         except ValidationError as error:
@@ -70,6 +62,28 @@ class SpecModel(BaseModel):
 
 
 AnySpec = TypeVar("AnySpec", bound=SpecModel)
+
+
+def read_fields(
+    path: Path | None = None,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    overrides: Iterable[str] = (),
+) -> dict[str, Any]:
+    """The fields of a YAML file, then `arguments` that are not None, then `key=value` overrides.
+
+    Nothing is known yet of the Spec that they are for. Raises SpecError where they are no fields.
+    """
+    content = _read_yaml(path) if path else {}
+    for key, value in (arguments or {}).items():
+        if value is not None:
+            _assign(content, key, value)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise SpecError(f"--set {override!r}: expected key=value, e.g. training.steps=500")
+        _assign(content, key.strip(), yaml.safe_load(text))
+    return content
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

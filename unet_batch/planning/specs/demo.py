@@ -8,14 +8,9 @@ from pydantic import Field
 
 from unet_batch.planning.specs.base import SpecModel
 from unet_batch.planning.specs.intensity import IntensitySpec
+from unet_batch.planning.specs.recipe import AugmentationSpec, TrainingSpec, TrainResourceSpec
 from unet_batch.planning.specs.segment import InferenceSpec
-from unet_batch.planning.specs.train import (
-    AugmentationSpec,
-    NetworkSpec,
-    SplitSpec,
-    TrainingSpec,
-    TrainResourceSpec,
-)
+from unet_batch.planning.specs.train import NetworkSpec, SplitSpec
 
 
 class DemoSpec(SpecModel):

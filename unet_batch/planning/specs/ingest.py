@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unet_batch.planning.specs.base import SpecModel
+from unet_batch.planning.specs.base import Bytes, SpecModel
 
 LabelsName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 MaskValue = Annotated[int, Field(ge=0, le=65535)]
@@ -20,7 +20,7 @@ class IngestSpec(SpecModel):
     archive: str
     sources: tuple[str, ...] = Field(
         min_length=1,
-        description="files, folders, patterns such as data/*/CT.nii.gz, or URLs of OME-Zarr",
+        description="files, folders, patterns such as data/*/CT.nii.gz; also s3://, gs://, az://",
     )
     truth: dict[LabelsName, str] = Field(
         {}, description="Labels name: folder of masks, or a pattern with {folder}, {stem}, {name}"
@@ -53,6 +53,9 @@ class IngestSpec(SpecModel):
     copy_ome_zarr: bool = Field(
         default=False, description="copy the voxels of OME-Zarr; false: they stay where they lie"
     )
+    embedded_labels: bool = Field(
+        default=True, description="masks in the `labels/` of OME-Zarr become Labels of their names"
+    )
     pyramids: bool = Field(
         default=False, description="coarser levels of images and masks, for viewers of large ones"
     )
@@ -61,6 +64,9 @@ class IngestSpec(SpecModel):
     )
     keep_identifiers: bool = Field(
         default=False, description="keep names, IDs, dates, UIDs and texts of DICOM headers"
+    )
+    staging: Bytes = Field(
+        4 * 2**30, ge=1, description="bytes of a scan in a bucket that a worker may hold on disk"
     )
     timeout_s: float = Field(
         3600.0, gt=0, description="a scan that takes longer (a decoder that hangs) is quarantined"

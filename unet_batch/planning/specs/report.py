@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from unet_batch.planning.specs.base import SpecModel
 from unet_batch.planning.specs.evaluate import LABELS_PATTERN
+from unet_batch.planning.specs.scoring import ScoringSpec
 from unet_batch.planning.where import WhereField
 
 
-class ReportSpec(SpecModel):
-    """Show Labels, and their Dice where there is a truth, in one HTML file: `jobs/report.yaml`."""
+class ReportSpec(ScoringSpec):
+    """Show Labels, scored where there is a truth, in one HTML file: `jobs/report.yaml`."""
 
     archive: str
     labels: str = Field(pattern=LABELS_PATTERN, description="the Labels to show")
     truth: str | None = Field(
-        None, pattern=LABELS_PATTERN, description="Labels to compare with; None: rank by volume"
+        None, pattern=LABELS_PATTERN, description="Labels to compare with; None: the odd ones first"
     )
     out: str = Field(description="folder for `report.html`, or a path that ends in .html")
     volumes: tuple[str, ...] = Field(("*",), description="glob patterns of Volume ids")
@@ -26,5 +26,5 @@ class ReportSpec(SpecModel):
         300, ge=0, description="Volumes with pictures, the worst; all are in the table"
     )
     window: int | None = Field(
-        None, ge=1, description="Shards in flight on Ray; None: 1.5 for each CPU"
+        None, ge=1, description="Volumes in flight on Ray; None: 1.5 for each CPU"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -72,15 +72,50 @@ class InferenceSpec(SpecModel):
         return self
 
 
+class ReplicaRange(SpecModel):
+    """How many Replicas a Job holds: as many as it has work for, within these bounds."""
+
+    min: int = Field(1, ge=0, description="kept until the Job ends, though they be idle")
+    max: int = Field(ge=1, description="asked for; those the cluster has no room for wait")
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
 class ResourceSpec(SpecModel):
     """The means a Job may use. These fields never change the result's labels."""
 
-    replicas: int | Literal["auto"] = Field("auto", description="auto: one for each device")
+    replicas: Annotated[int, Field(ge=1)] | ReplicaRange | Literal["auto"] = Field(
+        "auto", description="a number, {min, max}, or auto: one for each device there is"
+    )
     cpus_per_replica: int | Literal["auto"] = "auto"
     gpus_per_replica: float = Field(0.0, ge=0)
     memory_budget: Bytes = Field(2 * 2**30, ge=2**16, description="bytes a Replica may hold")
     window: int = Field(2, ge=1, description="Blocks in flight for each Replica")
     max_attempts: int = Field(3, ge=1, description="tries of a Block before quarantine")
+
+    @property
+    def most_replicas(self) -> int | None:
+        """Replicas at most; None where the cluster decides."""
+        if isinstance(self.replicas, ReplicaRange):
+            return self.replicas.max
+        return None if self.replicas == "auto" else self.replicas
+
+
+class PartitionSpec(SpecModel):
+    """A share of a Job's Volumes, for one of several drivers. Each is a Job of its own."""
+
+    index: int = Field(ge=0, description="which share, from 0")
+    of: int = Field(ge=1, description="shares in all; the Volumes' ids decide")
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Self:
+        if self.index >= self.of:
+            raise ValueError(f"index {self.index}: expected 0 to {self.of - 1}, of {self.of}")
+        return self
 
 
 class SegmentSpec(SpecModel):
@@ -88,11 +123,17 @@ class SegmentSpec(SpecModel):
 
     archive: str
     model: str | tuple[str, ...] = Field(
-        description="folder of a Bundle, or of several: their mean"
+        description="folder of a Bundle, or `name@champion`, `name@7`; of several: their mean"
+    )
+    registry: str | None = Field(
+        None, description="where models with an @ are; None: UNET_BATCH_REGISTRY's"
     )
     labels: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     volumes: tuple[str, ...] = Field(("*",), description="glob patterns of Volume ids")
     where: WhereField = None
+    partition: PartitionSpec | None = Field(
+        None, description="of several drivers' shares this one's: {index: 0, of: 4}; None: all"
+    )
     inference: InferenceSpec = InferenceSpec()
     resources: ResourceSpec = ResourceSpec()
     allow_quarantined: int = Field(0, ge=0)
@@ -102,7 +143,7 @@ class SegmentSpec(SpecModel):
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Folders of the Bundles: one, or the members of an ensemble."""
+        """What names the Bundles: one, or the members of an ensemble."""
         return (self.model,) if isinstance(self.model, str) else self.model
 
     @model_validator(mode="after")

@@ -1,0 +1,196 @@
+"""What the Schedule and the Driver do beyond one machine: simulated Replicas, real decisions.
+
+    python tests/benchmarks/bench_scale.py [--quick] [--out FOLDER]
+
+Table 1: an archive of 100,000 Volumes of mixed sizes on 64 Replicas that take as long as a
+tile does on two cores. Table 2: how far one Driver reaches: busy share by Replicas and by
+seconds a tile, and the same archive in partitions, a Driver each. Goals: 64 Replicas 95 %
+busy, at most 2 ms of the Driver's time a Block, and the Driver under 1 GB.
+
+What Ray's calls cost the Driver is measured first, on a Ray of this machine, with empty tasks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from simulated import Clock, RayCost, SimulatedPool, SimulatedWorkforce
+
+from unet_batch.inference.driver import Driver
+from unet_batch.inference.outcome import Outcome, Target
+from unet_batch.inference.pool import ReplicaSize
+from unet_batch.monitoring.metrics import JobMetrics
+from unet_batch.planning.cost import ModelCost
+from unet_batch.planning.partition import in_partition
+from unet_batch.planning.plan import Plan, Planner
+from unet_batch.planning.schedule import Schedule
+from unet_batch.planning.specs.segment import InferenceSpec, PartitionSpec
+from unet_batch.planning.volume_info import ChannelStatistics, LabelClass, VolumeInfo
+from unet_batch.storage.labels_set import LabelsSet
+from unet_batch.storage.labels_writer import LabelsWriter
+from unet_batch.storage.layout import layout_for
+from unet_batch.storage.ledger import Ledger, LedgerEntry
+from unet_batch.storage.statistics import PERCENTAGES
+from unet_batch.storage.stores import open_store
+from unet_batch.storage.volume import Volume
+
+GOAL_BUSY, GOAL_BLOCK_MS, GOAL_BYTES = 0.95, 2.0, 10**9
+TILE_S = 0.035  # residual U-Net 16-256, 96³, bf16, two cores
+CLASSES = (LabelClass(0, "background"), LabelClass(1, "organ"), LabelClass(2, "lesion"))
+MIXED = {(48, 48, 48): 60, (64, 160, 160): 10, (120, 512, 512): 20, (280, 512, 512): 9}
+LARGE, LARGE_SHARE = (700, 1024, 1024), 1
+"""Shapes and how many of a hundred Volumes have them; the depth of each varies."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one simulated Job took; `driver_ms` of Python and `ray_ms` of Ray's calls a Block."""
+
+    volumes: int
+    replicas: int
+    drivers: int
+    tile_ms: float
+    blocks: int
+    calls: int
+    hours: float
+    busy: float
+    driver_ms: float
+    ray_ms: float
+    rss_bytes: int
+
+
+def infos(number: int) -> list[VolumeInfo]:
+    """Rows as the Catalog gives them."""
+    random = np.random.default_rng(0)
+    shapes, shares = zip(*MIXED.items(), (LARGE, LARGE_SHARE), strict=True)
+    kinds = random.choice(len(shapes), number, p=np.array(shares) / sum(shares))
+    depths = random.integers(-6, 7, number)
+    return [_info(k, shapes[int(kind)], int(depths[k])) for k, kind in enumerate(kinds)]
+
+
+def _info(number: int, shape: tuple[int, int, int], more: int) -> VolumeInfo:
+    shape = (shape[0] + more, *shape[1:])
+    layout = layout_for(shape)
+    percentiles = {p: 10.125 * p - number for p in PERCENTAGES}
+    return VolumeInfo(
+        id=f"{number:07d}-{number * 2654435761 % 2**32:08x}",
+        shape_czyx=(1, *shape),
+        dtype="int16",
+        spacing_mm=(1.0 + number / 1e7, 0.8, 0.8),
+        affine=tuple(float(k + number) for k in range(16)),
+        chunk_zyx=layout.chunk_zyx,
+        shard_zyx=layout.shard_zyx,
+        content_hash=f"{number:064x}",
+        channels=("CT",),
+        statistics=(
+            ChannelStatistics(-1024, 3071, -number, 498.25, percentiles, 0.4, 90.5, 160.2, 0),
+        ),
+        modality="CT",
+        metadata={"format": "dicom", "KVP": 120.0, "SliceThickness": 1.5, "row": str(number)},
+    )
+
+
+def simulate(
+    volumes: Sequence[VolumeInfo], *, replicas: int, tile_s: float, ray: RayCost, drivers: int = 1
+) -> Result:
+    """One partition of a Job with its own Driver and its share of the Replicas."""
+    planner = Planner(
+        InferenceSpec(),
+        (96, 96, 96),
+        ModelCost(1, len(CLASSES), forward_bytes=2**28),
+        ("CT",),
+        memory_budget=2**31,
+        min_sweeps=-(-replicas // len(volumes)),
+    )
+    plan = Plan(planner, volumes)
+    clock = Clock()
+    pool = SimulatedPool(ReplicaSize(replicas, 2, 0.0), clock)
+    workforce = _Announcing(pool, clock, seconds_per_tile=tile_s, ray=ray)
+    keys: dict[str, str] = {}
+    with Ledger(open_store("memory://scale"), f"job{replicas}-{tile_s}-{drivers}") as ledger:
+        driver = Driver(
+            plan,
+            Schedule(plan.chains(), plan.volumes, window=2, max_attempts=3),
+            pool,  # type: ignore[arg-type]
+            volumes=lambda volume_id: Volume("memory://scale", plan.volumes[volume_id].info),
+            target=lambda volume_id: _target(plan.volumes[volume_id].info),
+            head=None,  # type: ignore[arg-type]
+            on_outcome=lambda outcome: _account(outcome, plan, ledger, keys),
+            listen=JobMetrics(),
+            workforce=workforce,
+        )
+        gc.collect()
+        clock.leave()
+        driver.run()
+    if len(keys) != len(plan.volumes) or set(keys.values()) != {"done"}:
+        raise AssertionError(f"{len(plan.volumes)} Volumes planned, {len(keys)} accounted for")
+    if workforce.num_tiles != plan.num_tiles:
+        raise AssertionError(f"{plan.num_tiles} tiles planned, {workforce.num_tiles} predicted")
+    return Result(
+        volumes=len(volumes),
+        replicas=replicas,
+        drivers=drivers,
+        tile_ms=1e3 * tile_s,
+        blocks=workforce.num_blocks,
+        calls=workforce.num_calls,
+        hours=clock.now / 3600,
+        busy=pool.busy_s / (replicas * clock.now),
+        driver_ms=1e3 * clock.driver_s / workforce.num_blocks,
+        ray_ms=1e3 * clock.ray_s / workforce.num_blocks,
+        rss_bytes=_peak_rss(),
+    )
+
+
+class _Announcing(SimulatedWorkforce):
+    """Tells the starts of Replicas too, which the pool makes."""
+
+    def __init__(self, pool: SimulatedPool, *arguments: Any, **options: Any) -> None:
+        super().__init__(pool, *arguments, **options)
+        start = pool.start
+
+        def announced() -> tuple[str, Any]:
+            name, later = start()
+            self.expect(later)
+            return name, later
+
+        pool.start = announced  # type: ignore[method-assign]
+
+
+def _target(info: VolumeInfo) -> Target:
+    writer = LabelsWriter.for_volume(
+        "memory://scale", info, name="scale", classes=CLASSES, key=info.content_hash[:24]
+    )
+    return Target(LabelsSet("scale", (writer,)), {"model": "simulated"})
+
+
+def _account(outcome: Outcome, plan: Plan, ledger: Ledger, seen: dict[str, str]) -> None:
+    if outcome.volume_id in seen:
+        raise AssertionError(f"{outcome.volume_id} was accounted for twice")
+    seen[outcome.volume_id] = outcome.outcome
+    volume = plan.volumes[outcome.volume_id]
+    ledger.record(
+        LedgerEntry(
+            outcome.volume_id,
+            outcome.outcome,
+            key=volume.info.content_hash[:24],
+            seconds=outcome.seconds,
+            num_voxels=volume.info.num_voxels,
+            num_tiles=volume.num_tiles,
+            replica=",".join(outcome.replicas),
+        )
+    )
+
+
+def _peak_rss() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])

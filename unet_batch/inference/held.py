@@ -1,0 +1,65 @@
+"""Held: references to what Replicas handed out and nobody has stored yet.
+
+As long as one is held here, Ray keeps what it refers to. Labels are let go when the last
+region that they are a part of is stored, sums when they are stitched, and all of a Volume's
+when the Volume is through.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from unet_batch.tiling.blocks import Cell
+from unet_batch.tiling.box import Box
+
+Ref = Any
+
+
+@dataclass(slots=True)
+class _Cells:
+    """A Volume's labels by cell, the regions that still need them, and its sums by Seam."""
+
+    labels: dict[Box, Ref] = field(default_factory=dict)
+    uses: dict[Box, int] = field(default_factory=dict)
+    sums: dict[Box, dict[int, Ref]] = field(default_factory=dict)
+
+
+class HeldCells:
+    """The references of all Volumes under way."""
+
+    def __init__(self) -> None:
+        self._volumes: defaultdict[str, _Cells] = defaultdict(_Cells)
+
+    def keep_labels(self, volume_id: str, box: Box, ref: Ref, *, num_regions: int) -> None:
+        """Hold a cell's labels until `num_regions` regions that it is a part of are stored."""
+        volume = self._volumes[volume_id]
+        volume.labels[box] = ref
+        volume.uses[box] = num_regions
+
+    def keep_sums(self, volume_id: str, box: Box, sweep: int, ref: Ref) -> None:
+        """Hold what a Sweep contributes to a Seam."""
+        self._volumes[volume_id].sums.setdefault(box, {})[sweep] = ref
+
+    def labels(self, volume_id: str, box: Box) -> Ref:
+        """The labels of a cell."""
+        return self._volumes[volume_id].labels[box]
+
+    def take_sums(self, volume_id: str, cell: Cell) -> list[Ref]:
+        """The sums of a Seam, in the order of its Sweeps, and let go of them."""
+        sums = self._volumes[volume_id].sums.pop(cell.box)
+        return [sums[sweep] for sweep in cell.sweeps]
+
+    def let_go(self, volume_id: str, box: Box) -> None:
+        """Note that one region more that a cell is a part of is stored."""
+        volume = self._volumes.get(volume_id)
+        if volume is None or box not in volume.uses:
+            return
+        volume.uses[box] -= 1
+        if volume.uses[box] <= 0:
+            del volume.uses[box], volume.labels[box]
+
+    def drop(self, volume_id: str) -> None:
+        """Let go of all that is held of a Volume."""
+        self._volumes.pop(volume_id, None)

@@ -1,0 +1,93 @@
+"""Keeper: sees to it that a Job has as many Replicas as there is work for, and says which live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import perf_counter
+
+from ray.exceptions import RayError
+
+from unet_batch.inference.deaths import Coroner, Death
+from unet_batch.inference.pool import ReplicaPool
+from unet_batch.inference.workforce import Ref, Workforce
+from unet_batch.monitoring.events import Listener, ReplicaLost, Warned
+from unet_batch.planning.messages import Event, ReplicaGone, ReplicaReady
+
+STARVED_S = 60.0
+"""Without a single Replica before a person is told: the cluster may have no room for one."""
+
+Starting = Iterator[tuple[str, Ref]]
+"""Names of Replicas, each with a reference that is there once it has started."""
+
+
+class ReplicaKeeper:
+    """Starts, replaces and ends the Replicas of a pool, as the Schedule has work for them."""
+
+    def __init__(self, pool: ReplicaPool, workforce: Workforce, listen: Listener) -> None:
+        self._pool, self._workforce, self._listen = pool, workforce, listen
+        self._ready: set[str] = set()
+        self._coroner = Coroner()
+        self._starved_since: float | None = perf_counter()
+
+    def begin(self, wanted: int | None) -> Starting:
+        """All Replicas of the pool, and those that are missing. `wanted` None: all there may be."""
+        yield from self._pool.start_all(self._number(wanted))
+
+    def match(self, wanted: int | None) -> Starting:
+        """Start what is missing; end what has not begun and is wanted no more."""
+        number = self._number(wanted)
+        while len(self._pool) < number:
+            yield self._pool.start()
+        if len(self._pool) > number:
+            unready = [name for name in self._pool if name not in self._ready]
+            for name in unready[number - len(self._pool) :]:
+                self._pool.end(name)
+
+    def was_started(self, name: str, ref: Ref) -> Iterator[Event]:
+        """What follows from a Replica that has started, or could not."""
+        if name not in self._pool:
+            return  # it was ended before it began
+        try:
+            self._workforce.result(ref)
+        except RayError as error:
+            death = self._coroner.explain(error)
+            self._pool.lose(name, death.reason, is_to_blame=not death.is_of_node)
+            return
+        self._pool.note_ready()
+        self._ready.add(name)
+        self._starved_since = None
+        yield ReplicaReady(name)
+
+    def died(self, name: str, error: RayError) -> tuple[Death, list[Event]]:
+        """Why a Replica is gone, and what follows; nothing where that is known already."""
+        if name not in self._pool:
+            return Death("", is_short=False), []
+        death = self._coroner.explain(error)
+        self._pool.lose(name, death.reason, is_to_blame=False)
+        self._ready.discard(name)
+        self._starved_since = None if self._ready else perf_counter()
+        self._listen(ReplicaLost(death.reason))
+        return death, [ReplicaGone(name, death.reason)]
+
+    def retire(self, name: str) -> None:
+        """End a Replica that is idle."""
+        self._ready.discard(name)
+        self._pool.end(name)
+
+    def tell_starvation(self) -> None:
+        """Say once that no Replica starts, rather than wait in silence."""
+        if self._starved_since is None or perf_counter() - self._starved_since < STARVED_S:
+            return
+        self._starved_since = None
+        size = self._pool.size
+        self._listen(
+            Warned(
+                f"no Replica could be started for {STARVED_S:.0f} s: each asks for"
+                f" {size.num_cpus} CPUs and {size.num_gpus:g} GPUs of one node; waiting for the"
+                " cluster to have them. Ask for less in `resources`, or add nodes"
+            )
+        )
+
+    def _number(self, wanted: int | None) -> int:
+        size = self._pool.size
+        return size.count if wanted is None else min(max(wanted, size.least), size.count)

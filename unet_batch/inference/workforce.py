@@ -1,0 +1,116 @@
+"""Workforce: who carries out what the Driver starts. Ray does; a simulation may.
+
+The Driver knows only references: it starts a piece of work, waits for whichever ends first,
+and asks what came of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import ray
+
+from unet_batch.inference.block_pass import BlockOrder
+from unet_batch.inference.head import Head
+from unet_batch.inference.postprocessing import postprocess
+from unet_batch.inference.reading import PieceRef, read_pack, read_pieces
+from unet_batch.inference.stitching import stitch
+from unet_batch.inference.writing import LabelRef, publish, write_regions
+from unet_batch.planning.specs.postprocess import PostprocessStep
+from unet_batch.planning.volume_info import Json
+from unet_batch.storage.labels_set import LabelsSet
+from unet_batch.storage.volume import Volume
+from unet_batch.tiling.box import Box
+
+Ref = Any  # ray.ObjectRef: its own generic type tells mypy nothing
+
+ReadWork = Sequence[tuple[Volume, Box]]
+WriteWork = Sequence[tuple[LabelsSet, Box, Sequence[LabelRef]]]
+MendWork = Sequence[tuple[LabelsSet, tuple[PostprocessStep, ...]]]
+PublishWork = Sequence[tuple[LabelsSet, dict[str, Json]]]
+
+
+class Workforce(Protocol):
+    """Starts work and returns at once, with references to what will come of it."""
+
+    def read(self, work: ReadWork) -> list[list[PieceRef]]:
+        """The pieces of each box."""
+
+    def predict(
+        self, actor: Any, orders: Sequence[BlockOrder], inputs: Sequence[Sequence[PieceRef]]
+    ) -> tuple[Ref, list[Ref]]:
+        """A ReplicaReport, and the array of each cell of each Block in turn."""
+
+    def stitch(self, head: Head, sums: Sequence[Ref]) -> tuple[Ref, Ref]:
+        """A Done, and the planes of a Seam."""
+
+    def write(self, work: WriteWork) -> Ref:
+        """A Done."""
+
+    def postprocess(self, work: MendWork) -> Ref:
+        """A Done."""
+
+    def publish(self, work: PublishWork) -> Ref:
+        """A Done."""
+
+    def wait(self, refs: Sequence[Ref], *, timeout_s: float | None = None) -> list[Ref]:
+        """Those of `refs` that are there, in their order; at least one, or none after the time."""
+
+    def wait_for_all(self, refs: Sequence[Ref]) -> None:
+        """Return when all are there."""
+
+    def result(self, ref: Ref) -> Any:
+        """What came of a reference that is there. Raises RayError where it failed."""
+
+
+class RayWorkforce:
+    """Ray's tasks and actors."""
+
+    def read(self, work: ReadWork) -> list[list[PieceRef]]:
+        """One task for many small boxes; a large one is read by several."""
+        if len(work) > 1:
+            return [[piece] for piece in read_pack(work)]
+        return [read_pieces(*work[0])]
+
+    def predict(
+        self, actor: Any, orders: Sequence[BlockOrder], inputs: Sequence[Sequence[PieceRef]]
+    ) -> tuple[Ref, list[Ref]]:
+        """A call of the actor, with a return for each cell."""
+        num_cells = sum(len(order.layout.cells(order.block)) for order in orders)
+        report, *cells = actor.predict.options(num_returns=1 + num_cells).remote(orders, inputs)
+        return report, cells
+
+    def stitch(self, head: Head, sums: Sequence[Ref]) -> tuple[Ref, Ref]:
+        """A task that takes the sums where they are."""
+        done, labels = stitch.remote(head, *sums)
+        return done, labels
+
+    def write(self, work: WriteWork) -> Ref:
+        """One task for all."""
+        return write_regions.remote(work)
+
+    def postprocess(self, work: MendWork) -> Ref:
+        """One task for all."""
+        return postprocess.remote(work)
+
+    def publish(self, work: PublishWork) -> Ref:
+        """One task for all."""
+        return publish.remote(work)
+
+    def wait(self, refs: Sequence[Ref], *, timeout_s: float | None = None) -> list[Ref]:
+        """Wait for the first, then take what else is there."""
+        refs = list(refs)
+        done, _ = ray.wait(refs, num_returns=1, timeout=timeout_s, fetch_local=False)
+        if done and len(refs) > 1:
+            done, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
+        return list(done)
+
+    def wait_for_all(self, refs: Sequence[Ref]) -> None:
+        """Without fetching them."""
+        if refs:
+            ray.wait(list(refs), num_returns=len(refs), fetch_local=False)
+
+    def result(self, ref: Ref) -> Any:
+        """Fetched to this process: reports are small."""
+        return ray.get(ref)

@@ -1,0 +1,1 @@
+"""Augmentation: random but repeatable changes of one training patch, cheap on a CPU."""
