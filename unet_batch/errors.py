@@ -13,7 +13,9 @@
     ├── MemoryBudgetError       the work cannot fit the declared budget
     ├── DeviceMemoryError       a device, or its host, had less memory than was predicted
     ├── ReplicaError            a Replica failed in a way that retrying will not mend
-    ├── ClusterError            Kubernetes refused what was asked, or does not answer
+    ├── TrainingError           a training that diverged
+    ├── ClusterError            Kubernetes or Ray refused what was asked, or does not answer
+    ├── JobStoppedError         the Job was paused or cancelled before its end
     └── QuarantineError         the Job ended, but not every Volume was done
 
 A message says what failed, where, what was expected, what was found, and what to do.
@@ -74,8 +76,16 @@ class ReplicaError(UnetBatchError):
     """A Replica failed in a way that retrying will not mend."""
 
 
+class TrainingError(UnetBatchError):
+    """A training that does not get anywhere, such as one whose loss is NaN."""
+
+
 class ClusterError(UnetBatchError):
-    """A Kubernetes cluster refused what was asked of it, or does not answer."""
+    """A cluster, Kubernetes' or Ray's, refused what was asked of it, or does not answer."""
+
+
+class JobStoppedError(UnetBatchError):
+    """Somebody asked for the Job to be paused or cancelled, and it has stopped."""
 
 
 class QuarantineError(UnetBatchError):

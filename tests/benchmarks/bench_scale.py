@@ -194,3 +194,166 @@ def _account(outcome: Outcome, plan: Plan, ledger: Ledger, seen: dict[str, str])
 def _peak_rss() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+def ray_cost() -> RayCost:
+    """Measured in a process of its own, whose Ray runs tasks that do nothing."""
+    command = [sys.executable, __file__, "--ray-cost"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return RayCost(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure_ray() -> RayCost:
+    """Seconds of this thread for what a Driver asks of Ray, as the Driver asks it."""
+    import ray
+
+    from unet_batch.inference.cluster import ray_running
+
+    with ray_running():
+
+        @ray.remote(num_cpus=0.01)
+        class Idle:
+            def call(self, orders: Any) -> Any:
+                return (None,) * 5 if orders else None
+
+        idle = Idle.remote()
+        orders = [np.zeros(100)] * 4  # about what a BlockOrder takes on its way
+        ray.get([idle.call.remote(None) for _ in range(200)])
+        one, refs = _seconds(lambda: idle.call.remote(orders[:0]), 500)
+        ray.get(refs)
+        five, several = _seconds(lambda: idle.call.options(num_returns=5).remote(orders), 500)
+        ray.get([ref for refs in several for ref in refs])
+        get, _ = _seconds(lambda: ray.get(refs[0]), 500)
+        few, _ = _seconds(lambda: ray.wait(refs[:10], num_returns=1, fetch_local=False), 300)
+        many, _ = _seconds(lambda: ray.wait(refs[:410], num_returns=1, fetch_local=False), 300)
+        each = max(0.0, (many - few) / 400)
+        more = max(0.0, (five - one) / 4)
+        return RayCost(one - more, more, 2 * (few - 10 * each), 2 * each, get)
+
+
+def _seconds(call: Any, times: int) -> tuple[float, list[Any]]:
+    started = time.thread_time()
+    found = [call() for _ in range(times)]
+    return (time.thread_time() - started) / times, found
+
+
+def table(results: Sequence[Result]) -> str:
+    """Markdown."""
+    lines = [
+        "| volumes | Replicas | drivers | ms a tile | Blocks | calls | hours | busy"
+        " | driver ms a Block | of it Ray's calls | peak RSS MB |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {one.volumes:,} | {one.replicas} | {one.drivers} | {one.tile_ms:g} | {one.blocks:,}"
+        f" | {one.calls:,} | {one.hours:.2f} | {one.busy:.1%}"
+        f" | {one.driver_ms + one.ray_ms:.2f} | {one.ray_ms:.2f} | {one.rss_bytes / 1e6:.0f} |"
+        for one in results
+    ]
+    return "\n".join(lines)
+
+
+def draw(results: Sequence[Result], path: Path) -> None:
+    """Busy share by Replicas, a line for each pace and number of drivers."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for tile_ms, drivers in sorted({(one.tile_ms, one.drivers) for one in results}, reverse=True):
+        points = [one for one in results if (one.tile_ms, one.drivers) == (tile_ms, drivers)]
+        points.sort(key=lambda one: one.replicas)
+        several = f", {drivers} drivers" if drivers > 1 else ""
+        axes.plot(
+            [one.replicas for one in points],
+            [100 * one.busy for one in points],
+            marker="o",
+            linestyle="-" if drivers == 1 else "--",
+            label=f"{tile_ms:g} ms a tile{several}",
+        )
+    axes.axhline(100 * GOAL_BUSY, color="gray", linewidth=0.8)
+    axes.set(xscale="log", xlabel="Replicas", ylabel="busy, %", ylim=(0, 102))
+    ticks = sorted({one.replicas for one in results})
+    axes.set_xticks(ticks, [str(n) for n in ticks])
+    axes.minorticks_off()
+    axes.legend(loc="lower left")
+    axes.set_title("Simulated Replicas kept busy by the real Schedule and Driver")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def partitioned(
+    volumes: list[VolumeInfo], *, replicas: int, drivers: int, tile_s: float, ray: RayCost
+) -> Result:
+    """All partitions of a Job, one after the other; together they do each Volume once."""
+    shares = [in_partition(volumes, PartitionSpec(index=k, of=drivers)) for k in range(drivers)]
+    if sorted(one.id for share in shares for one in share) != sorted(one.id for one in volumes):
+        raise AssertionError("partitions do not share the Volumes out")
+    parts = [
+        simulate(share, replicas=replicas // drivers, tile_s=tile_s, ray=ray, drivers=k)
+        for k, share in enumerate(shares)
+    ]
+    hours = max(part.hours for part in parts)
+    work = sum(part.busy * part.hours * part.replicas for part in parts)
+    blocks = sum(part.blocks for part in parts)
+    return Result(
+        volumes=len(volumes),
+        replicas=replicas,
+        drivers=drivers,
+        tile_ms=1e3 * tile_s,
+        blocks=blocks,
+        calls=sum(part.calls for part in parts),
+        hours=hours,
+        busy=work / (hours * replicas),
+        driver_ms=sum(part.driver_ms * part.blocks for part in parts) / blocks,
+        ray_ms=sum(part.ray_ms * part.blocks for part in parts) / blocks,
+        rss_bytes=max(part.rss_bytes for part in parts),
+    )
+
+
+def main() -> int:
+    """Print the tables, draw the plot; 1 where a goal is missed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="a tenth of the Volumes")
+    parser.add_argument("--out", type=Path, default=Path("bench"))
+    parser.add_argument("--ray-cost", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.ray_cost:
+        print(json.dumps(asdict(measure_ray())))
+        return 0
+    ray = ray_cost()
+    print(
+        f"Ray's calls: submit {1e3 * ray.submit_s:.2f} ms and {1e3 * ray.return_s:.3f} a return,"
+        f" wait {1e3 * ray.wait_s:.2f} and {1e6 * ray.each_s:.1f} us a reference,"
+        f" get {1e3 * ray.get_s:.2f}"
+    )
+    number = 10_000 if options.quick else 100_000
+    main_result = simulate(infos(number), replicas=64, tile_s=TILE_S, ray=ray)
+    print(table([main_result]), flush=True)
+    few = infos(number // 20)
+    sweep = [
+        simulate(few, replicas=replicas, tile_s=tile_s, ray=ray)
+        for tile_s in (TILE_S, 0.01, 0.003)
+        for replicas in (8, 16, 32, 64, 128, 256)
+    ]
+    sweep += [
+        partitioned(few, replicas=replicas, drivers=4, tile_s=0.003, ray=ray)
+        for replicas in (64, 128, 256)
+    ]
+    print(table(sweep))
+    options.out.mkdir(parents=True, exist_ok=True)
+    draw(sweep, options.out / "scale.svg")
+    content = {"main": asdict(main_result), "sweep": [asdict(one) for one in sweep]}
+    (options.out / "scale.json").write_text(json.dumps(content, indent=2))
+    print(f"plot: {options.out / 'scale.svg'}")
+    missed = (
+        main_result.busy < GOAL_BUSY
+        or main_result.driver_ms + main_result.ray_ms > GOAL_BLOCK_MS
+        or main_result.rss_bytes > GOAL_BYTES
+    )
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -28,6 +28,7 @@ from unet_batch.cli.printing import (
     print_lines,
     print_reasons,
     print_table,
+    print_warnings,
 )
 from unet_batch.errors import SpecError
 from unet_batch.planning.specs.export import ExportSpec
@@ -93,7 +94,7 @@ def ingest(
                 "seconds": summary.seconds,
             }
         )
-        print_reasons("with warnings", {k: "; ".join(v) for k, v in summary.warnings.items()})
+        print_warnings(summary.warnings)
         print_lines("left out", summary.notes)
     print_reasons("quarantined", summary.quarantined)
     leave(is_complete=len(summary.quarantined) <= request.allow_quarantined)

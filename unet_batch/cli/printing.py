@@ -70,6 +70,21 @@ def print_reasons(what: str, reasons: Mapping[str, str]) -> None:
         console.print(f"  ... and {len(reasons) - MAX_REASONS} more (--json lists them all)")
 
 
+def print_warnings(warnings: Mapping[str, Sequence[str]]) -> None:
+    """Each warning once, with the Volumes that it is of, on stderr."""
+    owners: dict[str, list[str]] = {}
+    for volume_id, texts in warnings.items():
+        for text in texts:
+            owners.setdefault(text, []).append(volume_id)
+    lines = [f"{text}: {_some(ids)}" for text, ids in owners.items()]
+    print_lines(f"{len(warnings)} with warnings", lines)
+
+
+def _some(ids: Sequence[str], most: int = 3) -> str:
+    shown = ", ".join(ids[:most])
+    return shown if len(ids) <= most else f"{len(ids)} Volumes, such as {shown}"
+
+
 def print_lines(what: str, lines: Sequence[str]) -> None:
     """A list of notes, on stderr."""
     if lines:
@@ -77,6 +92,8 @@ def print_lines(what: str, lines: Sequence[str]) -> None:
         console.print(f"{what}:", style="bold")
         for line in lines[:MAX_REASONS]:
             console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+        if len(lines) > MAX_REASONS:
+            console.print(f"  ... and {len(lines) - MAX_REASONS} more (--json lists them all)")
 
 
 def print_scores(summary: EvaluateSummary) -> None:

@@ -134,6 +134,15 @@ class Validated:
 
 
 @dataclass(frozen=True, slots=True)
+class StoppedEarly:
+    """A training stopped at `step`: since `best_step` no validation had a better Dice."""
+
+    step: int
+    best_step: int
+    dice: float
+
+
+@dataclass(frozen=True, slots=True)
 class Challenged:
     """Champion and challenger were scored on the same held-back Volumes: mean Dice by class."""
 
@@ -176,6 +185,7 @@ Event = (
     | ArchiveChecked
     | TrainStep
     | Validated
+    | StoppedEarly
     | Challenged
     | RetrainFinished
     | RayJobFinished

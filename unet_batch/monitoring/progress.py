@@ -179,7 +179,8 @@ def _time(progress: Progress) -> Text:
 
 
 def _facts(progress: Progress) -> list[tuple[str, str]]:
-    rows = [("so far", ", ".join(_counts(progress)))]
+    left = [f"{progress.volumes_left} left"] if progress.volumes_left else []
+    rows = [("so far", ", ".join([*_counts(progress), *left]))]
     if progress.num_voxels:
         rows.append(("speed", format_rate(progress.voxels_per_second)))
     if quality := _quality(progress):
@@ -200,8 +201,6 @@ def _counts(progress: Progress) -> list[str]:
         counts.append(f"{done} of {progress.num_volumes} volumes")
     others: tuple[Outcome, ...] = ("skipped", "quarantined", "cancelled")
     counts += [f"{n} {o}" for o in others if (n := progress.outcomes.get(o, 0))]
-    if progress.num_volumes and progress.volumes_left:
-        counts.append(f"{progress.volumes_left} left")
     if step := progress.training:
         counts.append(f"step {step.step} of {step.num_steps}")
     return counts

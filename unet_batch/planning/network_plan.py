@@ -18,7 +18,7 @@ The network is the `dynunet` of `models.networks`, its coarser levels supervised
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, prod
 from statistics import median
 
@@ -42,20 +42,20 @@ _FEWEST_LEVELS = 3  # what a `dynunet` can be built from
 
 @dataclass(frozen=True, slots=True)
 class Scans:
-    """The Volumes to train on, on the network's grid: shapes (voxels) and one spacing (mm)."""
+    """The Volumes to train on as the network sees them, on its own grid.
+
+    `shapes` and `spacing_mm` have an entry for each of the network's axes: of a 2-D network
+    those of its slices. `num_voxels` are those of all Volumes together.
+    """
 
     shapes: tuple[Shape, ...]
     spacing_mm: tuple[float, ...]
+    num_voxels: int
 
     @property
     def median_shape(self) -> Shape:
         """Median voxels along each axis, rounded up."""
         return tuple(ceil(median(axis)) for axis in zip(*self.shapes, strict=True))
-
-    @property
-    def num_voxels(self) -> int:
-        """Voxels of all Volumes."""
-        return sum(prod(shape) for shape in self.shapes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +109,11 @@ def plan_network(
     of `itemsize` bytes. `roi` and `batch_size` are taken as they are where given. Raises
     MemoryBudgetError, with numbers, where no tile is small enough.
     """
-    spacing, dims = scans.spacing_mm, len(scans.spacing_mm)
-    wanted = batch_size or _MIN_BATCH[dims]
+    spacing = scans.spacing_mm
+    wanted = batch_size or _MIN_BATCH[len(spacing)]
 
     def shape_of(tile: Shape) -> NetworkShape:
-        return _network_shape(_pyramid(tile, spacing), in_channels, num_classes)
+        return _network_shape(halvings(tile, spacing), in_channels, num_classes)
 
     def needed(tile: Shape, batch: int) -> int:
         return training_bytes(shape_of(tile), tile, batch_size=batch, itemsize=itemsize)
@@ -123,9 +123,151 @@ def plan_network(
     while needed(tile, wanted) > memory_budget:
         smaller = None if roi else _shrunk(tile, scans)
         if smaller is None:
-            raise _too_large(tile, wanted, needed(tile, wanted), memory_budget)
+            raise MemoryBudgetError(
+                f"network.name auto: training on batches of {wanted} tiles of {_times(tile)} takes"
+                f" about {_gib(needed(tile, wanted))}; network.memory_budget is"
+                f" {_gib(memory_budget)}. Raise it, or give a smaller roi or training.batch_size"
+            )
         tile = smaller
-    batch = batch_size or _largest_batch(scans, tile, memory_budget, lambda n: needed(tile, n))
-    shape = shape_of(tile)
-    reasons = _reasons(scans, first, tile, shape, batch, needed(tile, batch), memory_budget)
-    return NetworkPlan(tile, batch, shape, reasons)
+    batch = batch_size
+    if batch is None:
+        per_tile = needed(tile, 2) - needed(tile, 1)
+        room = (memory_budget - needed(tile, 0)) // per_tile
+        batch = max(min(room, _largest_batch(scans, tile)), _SMALLEST_BATCH)
+    reasons = (
+        _reason_of_tile(scans, first, tile, is_given=roi is not None),
+        _reason_of_depth(tile, shape_of(tile)),
+        _reason_of_batch(scans, tile, batch, is_given=batch_size is not None),
+        f"memory: a step takes about {_gib(needed(tile, batch))} of network.memory_budget"
+        f" {_gib(memory_budget)}, activations of {itemsize} bytes",
+    )
+    return NetworkPlan(tile, batch, shape_of(tile), reasons)
+
+
+def halvings(tile: Sequence[int], spacing_mm: Sequence[float]) -> Pyramid:
+    """How a network halves `tile`, of voxels `spacing_mm`, level by level.
+
+    >>> halvings((16, 32, 32), (5.0, 1.0, 1.0)).strides
+    ((1, 2, 2), (1, 2, 2), (2, 2, 2))
+    """
+    axes = range(len(tile))
+    sizes, spacing = list(tile), list(spacing_mm)
+    kernel = [1 for _ in axes]
+    strides: list[Shape] = []
+    kernels: list[Shape] = []
+    while halved := _axes_to_halve(sizes, spacing):
+        finest = min(spacing)
+        kernel = [3 if spacing[a] / finest < _MAX_ANISOTROPY else kernel[a] for a in axes]
+        kernels.append(tuple(kernel))
+        strides.append(tuple(2 if a in halved else 1 for a in axes))
+        sizes = [ceil(sizes[a] / 2) if a in halved else sizes[a] for a in axes]
+        spacing = [spacing[a] * strides[-1][a] for a in axes]
+    missing = max(0, _FEWEST_LEVELS - 1 - len(strides))
+    strides += [(1,) * len(tile)] * missing
+    kernels += [(3,) * len(tile)] * (1 + missing)
+    return Pyramid(tuple(strides), tuple(kernels))
+
+
+def _axes_to_halve(sizes: Sequence[int], spacing: Sequence[float]) -> list[int]:
+    """Axes long enough, of those the ones within twice the finest spacing."""
+    long = [axis for axis, size in enumerate(sizes) if size >= 2 * MIN_EDGE]
+    finest = min((spacing[axis] for axis in long), default=0.0)
+    chosen = [axis for axis in long if spacing[axis] / finest < _MAX_ANISOTROPY]
+    # A lone axis is halved only while a good deal is left (nnU-Net: three edges).
+    if len(sizes) > 1 and len(chosen) == 1 and sizes[chosen[0]] < 3 * MIN_EDGE:
+        return []
+    return chosen
+
+
+def _network_shape(pyramid: Pyramid, in_channels: int, num_classes: int) -> NetworkShape:
+    num_levels = len(pyramid.kernels)
+    most = _MAX_FILTERS[len(pyramid.kernels[0])]
+    return NetworkShape(
+        in_channels,
+        num_classes,
+        filters=tuple(min(most, _FIRST_FILTERS * 2**level) for level in range(num_levels)),
+        strides=pyramid.strides,
+        kernels=pyramid.kernels,
+        # Not the deepest decoder level, whose logits say little (nnU-Net weighs it 0).
+        num_supervised=max(1, num_levels - 3),
+    )
+
+
+def _first_tile(scans: Scans) -> Shape:
+    """A cube in millimetres, no larger than the median scan."""
+    density = [1 / one for one in scans.spacing_mm]
+    dims = len(density)
+    scale = (_FIRST_CUBE[dims] / prod(density)) ** (1 / dims)
+    shape = scans.median_shape
+    return tuple(max(1, min(round(one * scale), n)) for one, n in zip(density, shape, strict=True))
+
+
+def _padded(tile: Shape, spacing_mm: Sequence[float]) -> Shape:
+    """`tile` rounded up to what its own halvings divide."""
+    divisor = halvings(tile, spacing_mm).divisor
+    return tuple(ceil(n / d) * d for n, d in zip(tile, divisor, strict=True))
+
+
+def _shrunk(tile: Shape, scans: Scans) -> Shape | None:
+    """One step less along the axis that is longest against the median scan; None: no less."""
+    divisor = halvings(tile, scans.spacing_mm).divisor
+    shape = scans.median_shape
+    for axis in sorted(range(len(tile)), key=lambda a: -tile[a] / shape[a]):
+        less = max(tile[axis] - divisor[axis], min(MIN_EDGE, tile[axis]))
+        smaller = _padded((*tile[:axis], less, *tile[axis + 1 :]), scans.spacing_mm)
+        if prod(smaller) < prod(tile):
+            return smaller
+    return None
+
+
+def _largest_batch(scans: Scans, tile: Shape) -> int:
+    return round(_MAX_SHARE * scans.num_voxels / prod(tile))
+
+
+def _reason_of_tile(scans: Scans, first: Shape, tile: Shape, *, is_given: bool) -> str:
+    spacing = "x".join(f"{one:.3g}" for one in scans.spacing_mm)
+    seen = (
+        f"{len(scans.shapes)} Volumes, their median {_times(scans.median_shape)} voxels of"
+        f" {spacing} mm"
+    )
+    if is_given:
+        return f"tile {_times(tile)}: as the Spec says ({seen})"
+    shrunk = f", shrunk from {_times(first)} to fit the memory" if tile != first else ""
+    return f"tile {_times(tile)}: {seen}{shrunk}"
+
+
+def _reason_of_depth(tile: Shape, shape: NetworkShape) -> str:
+    deepest = [
+        n // d for n, d in zip(tile, Pyramid(shape.strides, shape.kernels).divisor, strict=True)
+    ]
+    waits = sum(len(set(step)) > 1 for step in shape.strides)
+    thick = f"; {waits} of the steps leave thick or short axes as they are" if waits else ""
+    return (
+        f"depth {shape.num_levels} levels of {_listed(shape.filters)} channels: an axis is halved"
+        f" while {MIN_EDGE} voxels are left, down to {_times(tuple(deepest))}{thick}"
+    )
+
+
+def _reason_of_batch(scans: Scans, tile: Shape, batch: int, *, is_given: bool) -> str:
+    if is_given:
+        return f"batch {batch}: as the Spec says"
+    most = _largest_batch(scans, tile)
+    if most < _SMALLEST_BATCH:
+        why = f"the smallest; a twentieth of all voxels would be {most}"
+    elif batch == most:
+        why = "a twentieth of all voxels"
+    else:
+        why = "what the memory has room for"
+    return f"batch {batch}: {why}"
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return "-".join(map(str, numbers))
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

@@ -7,6 +7,7 @@ and Volumes added later move none of the others.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 from unet_batch.planning.specs.segment import PartitionSpec
@@ -26,8 +27,10 @@ def partition_of(volume_id: str, num_partitions: int) -> int:
     return int.from_bytes(digest[:8], "big") % num_partitions
 
 
-def in_partition(volumes: list[AnyVolume], partition: PartitionSpec | None) -> list[AnyVolume]:
+def in_partition(volumes: Iterable[AnyVolume], partition: PartitionSpec | None) -> list[AnyVolume]:
     """Those of `volumes` that are the driver's own; all of them where there are no partitions."""
-    if partition is None:
-        return volumes
-    return [one for one in volumes if partition_of(one.id, partition.of) == partition.index]
+    return [
+        one
+        for one in volumes
+        if partition is None or partition_of(one.id, partition.of) == partition.index
+    ]

@@ -13,11 +13,8 @@ log have one writer, the driver that holds the lease.
 
 from __future__ import annotations
 
-import getpass
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from unet_batch.errors import NotFoundError, SpecError, StoreError
@@ -25,6 +22,7 @@ from unet_batch.planning.control import WANTED, Wanted
 from unet_batch.planning.volume_info import Json
 from unet_batch.storage import ome_zarr, paths
 from unet_batch.storage.object_store import ObjectStore
+from unet_batch.storage.who import Note
 
 KEPT_SUBMISSIONS = 20
 MAX_LOG_BYTES = 256 * 1024
@@ -68,8 +66,9 @@ class JobRequest:
 class Snapshot:
     """A Job as its driver saw it: its `state`, and the sums as `monitoring.snapshot` reads them.
 
-    `beat` grows with every snapshot of a run; `at` is the driver's clock. `reason` says why the
-    run ended where it did not finish; `submission` under which id it ran.
+    `beat` grows with every snapshot; `at` is the driver's clock. `host`, `pid` and `owner` say
+    which process wrote it, and with which lease. `reason` says why the run ended where it did not
+    finish; `submission` under which of Ray's ids it ran.
     """
 
     state: str
@@ -77,6 +76,7 @@ class Snapshot:
     beat: int = 0
     host: str = ""
     pid: int = 0
+    owner: str = ""
     submission: str = ""
     reason: str = ""
     progress: Mapping[str, Json] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class JobFolder:
             answer = self._request(content)
             if content is not None and answer.wanted == wanted:
                 return content
-            answer = JobRequest(wanted, now(), requester())
+            answer = JobRequest(wanted, now(), Note.now("").by)
             return ome_zarr.to_bytes(asdict(answer))
 
         self.store.update(f"{self.path}/request.json", change)
@@ -201,22 +201,13 @@ def find_job(store: ObjectStore, text: str) -> JobFolder:
     if found:
         raise SpecError(f"{text!r} may be {', '.join(found[:5])}; say more of it")
     raise NotFoundError(
-        f"no Job {text!r} in {store.url}; `unet-batch jobs --archive {store.url}` lists those it has"
+        f"no Job {text!r} in {store.url}; `unet-batch jobs --archive {store.url}` lists all"
     )
 
 
 def now() -> str:
-    """The present time in UTC, in ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def requester() -> str:
-    """Who asks: user and machine."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in a container
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
+    """The present time in UTC, in ISO 8601, to the second."""
+    return Note.now("").at
 
 
 def _read(form: type[Any], content: bytes, where: str) -> Any:

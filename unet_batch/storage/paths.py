@@ -11,6 +11,7 @@ ARCHIVE/
 │           └── <key>/              voxels of one generation, zyx
 ├── quarantine/<id>.json            scans that could not become Volumes, and why
 ├── keys/pseudonyms.key             what identifiers are hashed with; readable by its owner only
+├── references/<digest>.json        which version a request for a champion was begun with
 └── jobs/<job id>/                  spec.json, ledger/<number>.jsonl
 """
 

@@ -6,25 +6,27 @@ Plain torch, without Ray: what a worker does between two batches, and what a che
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from monai.losses import DiceCELoss, DiceLoss
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from unet_batch.models.precision import memory_layout, resolve_precision
 from unet_batch.planning.specs.recipe import TrainingSpec
-from unet_batch.training.sampling import Batch
-
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+from unet_batch.training.batch import Batch
+from unet_batch.training.critic import Adversary
+from unet_batch.training.losses import SegmentationLoss, Truth
+from unet_batch.training.optimizers import make_optimizer, make_schedule
+from unet_batch.training.targets import ClassTable
 
 
 class Learner:
-    """Trains `network` as `spec` says.
+    """Trains `network` as `spec` says, to tell the classes of `table` apart.
 
     `network` may be wrapped (DistributedDataParallel); `plain` is the one inside, whose weights
-    are averaged, saved and used for prediction.
+    are averaged, saved and used for prediction. In train mode it may return a list of logits,
+    from the full resolution to coarser ones.
 
     Attributes
     ----------
@@ -36,8 +38,10 @@ class Learner:
         self,
         plain: torch.nn.Module,
         spec: TrainingSpec,
+        table: ClassTable,
         *,
         spatial_dims: int,
+        in_channels: int,
         device: torch.device,
         wrap: Callable[[torch.nn.Module], torch.nn.Module] = lambda network: network,
     ) -> None:
@@ -48,23 +52,37 @@ class Learner:
         # torch's annotations leave out `memory_format`, its documentation does not.
         self._plain = plain.to(device=device, memory_format=self._layout).train()  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self._plain).eval().requires_grad_(requires_grad=False)
+        self._means, self._counts = _tensors(self.averaged)
+        self._floats, self._plain_counts = _tensors(self._plain)
         self._network = wrap(self._plain)
-        self._spec = spec
-        self._loss = make_loss(spec)
+        self._spec, self._table = spec, table
+        self._loss = SegmentationLoss(spec.loss, table)
         self._optimizer = make_optimizer(self._plain, spec)
         self._schedule = make_schedule(self._optimizer, spec)
+        self._adversary = None
+        if spec.loss.adversarial:
+            self._adversary = Adversary(
+                spec.loss,
+                spatial_dims=spatial_dims,
+                in_channels=in_channels,
+                num_classes=len(table.foreground),
+                device=device,
+            )
 
     @property
     def learning_rate(self) -> float:
         """The rate of the next step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def learn(self, batch: Batch) -> float:
-        """One optimiser step on `batch`; its loss."""
-        image = batch.image.to(self.device, memory_format=self._layout)
+    def learn(self, batch: Batch) -> torch.Tensor:
+        """One optimiser step on `batch`; its loss, a scalar on the device."""
+        image = batch.image.to(self.device, non_blocking=True, memory_format=self._layout)
+        truth = batch.truth_on(self.device)
         with self.autocast():
             logits = self._network(image)
-        loss = self._loss(logits.float(), batch.truth.to(self.device))
+        loss = self._loss(logits, truth)
+        if self._adversary is not None:
+            loss = loss + self._adversarial_term(self._adversary, image, logits, truth)
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self._plain.parameters(), self._spec.gradient_clip)
@@ -72,7 +90,7 @@ class Learner:
         self._schedule.step()
         self.step += 1
         self._average()
-        return float(loss.detach())
+        return loss.detach()
 
     def autocast(self) -> torch.autocast:
         """The precision of the forward pass, as a context."""
@@ -86,6 +104,7 @@ class Learner:
             "averaged": self.averaged.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
+            "adversary": self._adversary.state() if self._adversary else None,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -95,70 +114,44 @@ class Learner:
         self.averaged.load_state_dict(state["averaged"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        if self._adversary:
+            self._adversary.restore(state["adversary"])
+
+    def _adversarial_term(
+        self,
+        adversary: Adversary,
+        image: torch.Tensor,
+        logits: torch.Tensor | list[torch.Tensor],
+        truth: Truth,
+    ) -> torch.Tensor:
+        """The critic's step, and its weighted judgement of the finest logits.
+
+        Where a class is not annotated both masks are the network's, which are told apart by
+        nobody.
+        """
+        finest = logits if isinstance(logits, torch.Tensor) else logits[0]
+        first = self._table.first_foreground
+        predicted = self._loss.probabilities(finest.float())[:, first:]
+        target = self._table.targets(truth.indices)[:, first:]
+        if truth.known is not None:
+            is_known = truth.known[:, first:][(..., *(None,) * (target.ndim - 2))]
+            target = torch.where(is_known, target, predicted.detach())
+        with self.autocast():
+            adversary.learn(image, predicted, target)
+            difference = adversary.judge(image, predicted, target)
+        return self._spec.loss.adversarial * difference
 
     @torch.no_grad()
     def _average(self) -> None:
         """Move the averaged weights towards the current ones; slowly only once there is a past."""
         decay = min(self._spec.ema_decay, (1 + self.step) / (10 + self.step))
-        averaged, current = self.averaged.state_dict(), self._plain.state_dict()
-        for mean, value in zip(averaged.values(), current.values(), strict=True):
-            if mean.is_floating_point() and self._spec.ema_decay > 0:
-                mean.lerp_(value, 1 - decay)
-            else:
-                mean.copy_(value)
+        get_ema_multi_avg_fn(decay)(self._means, self._floats, self.step)
+        for mean, value in zip(self._counts, self._plain_counts, strict=True):
+            mean.copy_(value)
 
 
-def make_loss(spec: TrainingSpec) -> Loss:
-    """The loss of logits (n, classes, ...) against class indices (n, 1, ...)."""
-    if spec.loss == "cross_entropy":
-        return lambda logits, truth: torch.nn.functional.cross_entropy(
-            logits, truth.squeeze(1).long()
-        )
-    make = DiceCELoss if spec.loss == "dice_ce" else DiceLoss
-    loss: Loss = make(softmax=True, to_onehot_y=True, include_background=False)
-    return loss
-
-
-def make_optimizer(network: torch.nn.Module, spec: TrainingSpec) -> torch.optim.Optimizer:
-    """AdamW, Adam, or SGD with Nesterov momentum 0.99 (nnU-Net's, Isensee et al. 2021)."""
-    rate, decay = spec.learning_rate, spec.weight_decay
-    if spec.optimizer == "sgd":
-        return torch.optim.SGD(
-            network.parameters(), rate, momentum=0.99, nesterov=True, weight_decay=decay
-        )
-    make = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
-    return make(network.parameters(), rate, weight_decay=decay)
-
-
-def make_schedule(
-    optimizer: torch.optim.Optimizer, spec: TrainingSpec
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """The learning rate step by step, `spec.learning_rate` at its highest.
-
-    `one_cycle` also cycles the momentum (Smith 2018); `poly` is (1 - t) ** 0.9 (nnU-Net).
-    """
-    if spec.schedule == "one_cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            spec.learning_rate,
-            total_steps=spec.steps + 1,
-            pct_start=spec.warmup_share,
-        )
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, spec))
-
-
-def rate_factor(step: int, spec: TrainingSpec) -> float:
-    """Share of the highest learning rate at `step` (0-based): a linear warm-up, then the decay.
-
-    >>> rate_factor(50, TrainingSpec(steps=100, schedule="constant", warmup_share=0.0))
-    1.0
-    """
-    num_warmup = round(spec.steps * spec.warmup_share)
-    if step < num_warmup:
-        return (step + 1) / num_warmup
-    progress = min((step - num_warmup) / max(spec.steps - num_warmup, 1), 1.0)
-    if spec.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    if spec.schedule == "poly":
-        return float((1 - progress) ** 0.9)
-    return 1.0
+def _tensors(network: torch.nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Parameters and buffers: those that can be averaged, and those that cannot."""
+    tensors = [one.detach() for one in (*network.parameters(), *network.buffers())]
+    floats = [one for one in tensors if one.is_floating_point()]
+    return floats, [one for one in tensors if not one.is_floating_point()]

@@ -14,9 +14,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from unet_batch.errors import ReplicaError, SpecError, UnetBatchError
 from unet_batch.monitoring.events import Listener
-from unet_batch.planning.specs.recipe import TrainResourceSpec
+from unet_batch.planning.specs.recipe import TrainResourceSpec, WorkerRange
 from unet_batch.training.mailbox import Relay
 from unet_batch.training.task import TrainTask
+from unet_batch.training.validation import Segmenter
 from unet_batch.training.worker import History, load_checkpoint, train_worker
 
 
@@ -29,15 +30,19 @@ class TrainOutcome:
     num_steps: int
 
 
-def run_training(task: TrainTask, *, folder: Path, listen: Listener) -> TrainOutcome:
+def run_training(
+    task: TrainTask, *, segment: Segmenter, folder: Path, listen: Listener
+) -> TrainOutcome:
     """Train on Ray until all steps are done; needs a connected Ray.
+
+    `segment` predicts the Volumes of validations, on the workers.
 
     Checkpoints lie in `folder`, which all nodes must see. Calling again with the same task
     and folder after a crash goes on from the last checkpoint. Raises ReplicaError where
     more workers were lost than `resources.max_failures` allows.
     """
     with Relay(listen) as relay:
-        trainer = _make_trainer(task, folder, relay.mailbox)
+        trainer = _make_trainer(task, segment, folder, relay.mailbox)
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -53,35 +58,47 @@ def run_training(task: TrainTask, *, folder: Path, listen: Listener) -> TrainOut
 def cpus_per_worker(resources: TrainResourceSpec, nodes: list[dict[str, Any]]) -> int:
     """CPUs of each worker: as asked, or an even share of what `nodes` (`ray.nodes()`) have.
 
-    Raises SpecError where the workers cannot be placed.
+    Where workers come and go, a share is that of as many as there may be. Raises SpecError
+    where as many as there must be cannot be placed.
     """
     cpus = [int(one["Resources"].get("CPU", 0)) for one in nodes if one["Alive"]]
+    most, fewest = resources.most_workers, resources.fewest_workers
     if resources.cpus_per_worker == "auto":
-        share = max(min(sum(cpus) // resources.workers, max(cpus, default=0)), 1)
+        share = max(min(sum(cpus) // most, max(cpus, default=0)), 1)
     else:
         share = resources.cpus_per_worker
-    if sum(one // share for one in cpus) < resources.workers:
+    if sum(one // share for one in cpus) < fewest:
         raise SpecError(
-            f"resources: {resources.workers} workers of {share} CPUs do not fit on nodes of"
+            f"resources: {fewest} workers of {share} CPUs do not fit on nodes of"
             f" {cpus} CPUs; lower resources.workers or resources.cpus_per_worker"
         )
     return share
 
 
-def _make_trainer(task: TrainTask, folder: Path, mailbox: Any) -> TorchTrainer:
-    resources = task.spec.resources
-    num_cpus = cpus_per_worker(resources, ray.nodes())  # type: ignore[no-untyped-call]
+def scaling_config(resources: TrainResourceSpec, num_cpus: int) -> ray.train.ScalingConfig:
+    """How many workers of `num_cpus` CPUs Ray Train runs; with a range, as many as it can."""
     use_gpu = resources.gpus_per_worker > 0
     per_worker: dict[str, float] = {"CPU": num_cpus}
     if use_gpu:
         per_worker["GPU"] = resources.gpus_per_worker
+    # mypy sees the ScalingConfig of Ray Train V1, which knows no range.
+    workers: Any = resources.workers
+    if isinstance(workers, WorkerRange):
+        workers = (workers.min, workers.max)
+    return ray.train.ScalingConfig(
+        num_workers=workers, use_gpu=use_gpu, resources_per_worker=per_worker
+    )
+
+
+def _make_trainer(task: TrainTask, segment: Segmenter, folder: Path, mailbox: Any) -> TorchTrainer:
+    resources = task.spec.resources
+    num_cpus = cpus_per_worker(resources, ray.nodes())  # type: ignore[no-untyped-call]
+    config = {"task": task, "segment": segment, "num_threads": num_cpus, "mailbox": mailbox}
     return TorchTrainer(
         train_worker,
-        train_loop_config={"task": task, "num_threads": num_cpus, "mailbox": mailbox},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=resources.workers, use_gpu=use_gpu, resources_per_worker=per_worker
-        ),
+        train_loop_config=config,
+        torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker > 0 else "gloo"),
+        scaling_config=scaling_config(resources, num_cpus),
         run_config=ray.train.RunConfig(
             name=_run_name(task),
             storage_path=str(folder.absolute()),

@@ -1,17 +1,16 @@
-"""Patches drawn from the Volumes of an Archive, with foreground oversampling, read ahead.
+"""Patches drawn from the Volumes of an Archive, with foreground oversampling.
 
 What a step sees depends only on (seed, rank, step): a training that resumes from step 500
 draws from there what it would have drawn undisturbed, and no two ranks draw the same.
+
+Of the patches, `foreground_share` are centred on a labelled voxel. Its class is drawn first,
+all being as likely, and then a Volume that has it: a class that one Volume in a hundred has,
+or a lesion of five voxels, is seen as often as the liver.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,29 +18,24 @@ from numpy.typing import NDArray
 
 from unet_batch.planning.specs.train import TrainSpec
 from unet_batch.tiling.box import Box
-from unet_batch.training.augmentation import (
-    Matrix,
+from unet_batch.training.augmentation.intensity import change_intensity
+from unet_batch.training.augmentation.placement import (
     Placement,
-    change_intensity,
     draw_matrix,
+    draw_moves,
     reach,
     warp,
 )
+from unet_batch.training.batch import Batch
+from unet_batch.training.boundary import boundary_weights
 from unet_batch.training.volumes import TrainingVolume
 
-_WAIT_S = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Patches of one step: `image` (n, c, *roi) float32, `truth` (n, 1, *roi) class indices."""
-
-    image: torch.Tensor
-    truth: torch.Tensor
+_MOST_VOLUMES_TRIED = 16
+"""Volumes in which a class is looked for before a patch is drawn anywhere."""
 
 
 class PatchSampler:
-    """Draws the patches of one rank.
+    """Draws the patches of one rank; from several threads, if need be.
 
     `volumes` are opened on first use and kept in memory as far as they fit.
     """
@@ -58,26 +52,49 @@ class PatchSampler:
     def batch(self, step: int) -> Batch:
         """The patches of `step`."""
         rng = np.random.default_rng([self._spec.training.seed, self._rank, step])
-        patches = [self._patch(rng) for _ in range(self._spec.training.batch_size)]
-        image = torch.stack([image for image, _ in patches])
-        truth = torch.stack([truth for _, truth in patches])
+        volumes, images, truths = zip(
+            *(self._patch(rng) for _ in range(self._spec.training.batch_size)), strict=True
+        )
+        image, truth = torch.stack(images), torch.stack(truths)
+        weights = self._boundary_weights(truth)
+        known = torch.tensor([one.known for one in volumes])
         if self._is_planar:
             image, truth = image.squeeze(2), truth.squeeze(2)
-        return Batch(image, truth)
+        return Batch(image, truth, None if known.all() else known, weights)
 
-    def _patch(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        volume = self._volumes[int(rng.integers(len(self._volumes)))]
-        augmentation = self._spec.augmentation
-        matrix = draw_matrix(augmentation, volume.spacing_mm, rng, is_planar=self._is_planar)
-        centre = self._draw_centre(volume, rng)
-        region = _region(volume.shape_zyx, matrix, centre, self._roi_zyx)
+    def _patch(self, rng: np.random.Generator) -> tuple[TrainingVolume, torch.Tensor, torch.Tensor]:
+        augmentation, is_planar = self._spec.augmentation, self._is_planar
+        volume, location = self._draw_place(rng)
+        spacing, roi = volume.spacing_mm, self._roi_zyx
+        centre = self._draw_centre(volume, location, rng)
+        matrix = draw_matrix(augmentation, spacing, rng, is_planar=is_planar)
+        moves = draw_moves(augmentation, spacing, roi, rng, is_planar=is_planar)
+        region = _region(volume.shape_zyx, centre, reach(matrix, roi, moves))
         image, truth = volume.read(region)
-        place = Placement(matrix, centre - np.array(region.start), self._roi_zyx)
+        place = Placement(matrix, centre - np.array(region.start), roi, moves)
         image, truth = warp(image, truth, place)
-        image = change_intensity(image, augmentation, rng, is_planar=self._is_planar)
-        return image, truth
+        return volume, change_intensity(image, augmentation, rng, is_planar=is_planar), truth
 
-    def _draw_centre(self, volume: TrainingVolume, rng: np.random.Generator) -> NDArray[np.float64]:
+    def _draw_place(
+        self, rng: np.random.Generator
+    ) -> tuple[TrainingVolume, NDArray[np.int64] | None]:
+        """A Volume, and the labelled voxel to centre on, if it is to be one."""
+        training = self._spec.training
+        if rng.random() < training.foreground_share:
+            index = int(rng.integers(1, self._volumes[0].num_values))
+            for number in rng.permutation(len(self._volumes))[:_MOST_VOLUMES_TRIED]:
+                volume = self._volumes[number]
+                location = volume.draw_location(index, rng)
+                if location is not None:
+                    return volume, location
+        return self._volumes[int(rng.integers(len(self._volumes)))], None
+
+    def _draw_centre(
+        self,
+        volume: TrainingVolume,
+        location: NDArray[np.int64] | None,
+        rng: np.random.Generator,
+    ) -> NDArray[np.float64]:
         """A patch centre (zyx, voxel edges) that wastes no voxel on what lies outside.
 
         Along an axis where the Volume is longer than the patch, the patch lies inside it;
@@ -86,79 +103,33 @@ class PatchSampler:
         near = np.array(self._roi_zyx) / 2
         far = np.array(volume.shape_zyx) - near
         low, high = np.minimum(near, far), np.maximum(near, far)
-        centre = rng.uniform(low, high)
-        if rng.random() < self._spec.training.foreground_share:
-            location = volume.draw_foreground(rng)
-            if location is not None:
-                centre = np.clip(location + 0.5, low, high)
+        if location is None:
+            centre = rng.uniform(low, high)
+        else:
+            centre = np.clip(location + 0.5, low, high)
         # Whole voxels, so that a patch that is neither turned nor scaled is an exact copy.
         return np.asarray(np.round(centre - near) + near)
 
-
-class ReadAhead:
-    """Makes the batches of `first` to `last` in a thread, at most `depth` ahead of their use.
-
-    An error in the thread is raised by the `next` that would have returned its batch.
-    """
-
-    def __init__(
-        self, make: Callable[[int], Batch], *, first: int, last: int, depth: int = 4
-    ) -> None:
-        self._make = make
-        self._steps = range(first, last + 1)
-        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(depth)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="read-ahead", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._closed.set()
-        self._thread.join()
-
-    def next(self) -> Batch:
-        """The next step's Batch; waits until it is made."""
-        item = self._queue.get()
-        if isinstance(item, BaseException):
-            raise item
-        return item
-
-    def _run(self) -> None:
-        # Beside the network's own threads; more than one here would take their cores.
-        torch.set_num_threads(1)
-        for step in self._steps:
-            try:
-                item: Batch | BaseException = self._make(step)
-            except BaseException as error:  # noqa: BLE001 (raised again in the reading thread)
-                item = error
-            if not self._put(item) or isinstance(item, BaseException):
-                return
-
-    def _put(self, item: Batch | BaseException) -> bool:
-        while not self._closed.is_set():
-            try:
-                self._queue.put(item, timeout=_WAIT_S)
-            except queue.Full:
-                continue
-            return True
-        return False
+    def _boundary_weights(self, truth: torch.Tensor) -> torch.Tensor | None:
+        """Weights (n, 1, *roi) of patches (n, 1, z, y, x), where the loss asks for them."""
+        loss = self._spec.training.loss
+        if not loss.boundary:
+            return None
+        weights = [
+            boundary_weights(
+                one.squeeze(0).numpy() if self._is_planar else one.numpy(),
+                w0=loss.boundary,
+                sigma=loss.boundary_sigma,
+            )
+            for one in truth[:, 0]
+        ]
+        return torch.from_numpy(np.stack(weights))[:, None]
 
 
 def _region(
-    shape_zyx: Sequence[int],
-    matrix: Matrix,
-    centre: NDArray[np.float64],
-    roi_zyx: Sequence[int],
+    shape_zyx: Sequence[int], centre: NDArray[np.float64], extent: NDArray[np.float64]
 ) -> Box:
-    """The part of the Volume that the patch looks at."""
-    extent = reach(matrix, roi_zyx)
+    """The part of the Volume that a patch looks at."""
     start = np.floor(centre - extent + 1e-6).astype(int)
     stop = np.ceil(centre + extent - 1e-6).astype(int)
     seen = Box(tuple(start.tolist()), tuple(stop.tolist()))

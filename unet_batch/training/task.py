@@ -13,6 +13,7 @@ from unet_batch.planning.specs.train import TrainSpec
 from unet_batch.planning.split import Split, split_volumes
 from unet_batch.planning.volume_info import LabelClass, VolumeInfo
 from unet_batch.storage.archive import Archive
+from unet_batch.training.targets import ClassTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class TrainTask:
     Attributes
     ----------
     archive_url: absolute, since workers run in folders of their own.
-    classes: of the logits, the background first.
+    table: the values of the truth, and the classes of the logits.
     channels: of every Volume, in order.
     grid: that of the network: the Spec's, with numbers for a median spacing.
     spacing_mm: median over the Volumes to train on (z, y, x), on that grid.
@@ -32,11 +33,16 @@ class TrainTask:
     spec: TrainSpec
     archive_url: str
     split: Split
-    classes: tuple[LabelClass, ...]
+    table: ClassTable
     channels: tuple[str, ...]
     grid: GridSpec
     spacing_mm: tuple[float, float, float]
     data_hashes: dict[str, str]
+
+    @property
+    def classes(self) -> tuple[LabelClass, ...]:
+        """Of the logits; of a softmax the background first."""
+        return self.table.classes
 
     def network(self) -> Definition:
         """The network to train. Raises SpecError where the Spec asks for what there is not."""
@@ -53,7 +59,7 @@ def plan_training(archive: Archive, spec: TrainSpec) -> TrainTask:
     """The TrainTask of `spec`: all selected Volumes that have the truth, split and checked.
 
     Raises SpecError where no Volume has the truth, where channels or classes contradict
-    each other, or where the roi does not fit the network.
+    each other, where the recipe does not fit them, or the roi the network.
     """
     selected = archive.select(spec.volumes, spec.where)
     infos = {one.id: one for one in selected if spec.truth in archive[one.id].labels}
@@ -64,12 +70,14 @@ def plan_training(archive: Archive, spec: TrainSpec) -> TrainTask:
         )
     split = split_volumes(infos, spec.split)
     train = [infos[one] for one in split.train]
+    labels = _common_classes(archive, list(infos), spec.truth)
+    _check_recipe(spec, labels, split)
     grid = _resolved_grid(spec, train)
     task = TrainTask(
         spec=spec,
         archive_url=archive.url,
         split=split,
-        classes=_common_classes(archive, list(infos), spec.truth),
+        table=ClassTable.of(labels, spec.activation, spec.regions),
         channels=_common_channels(list(infos.values())),
         grid=grid,
         spacing_mm=_median_spacing(grid, train),
@@ -105,6 +113,25 @@ def _common_classes(archive: Archive, ids: Sequence[str], truth: str) -> tuple[L
     if len(classes) < 2:
         raise SpecError(f"Labels {truth!r} have no class but the background; nothing to learn")
     return tuple(classes[value] for value in sorted(classes))
+
+
+def _check_recipe(spec: TrainSpec, labels: Sequence[LabelClass], split: Split) -> None:
+    values, weights = [one.value for one in labels], spec.training.loss.class_weights
+    if weights and len(weights) != len(values):
+        raise SpecError(
+            f"training.loss.class_weights has {len(weights)} numbers; Labels {spec.truth!r} hold"
+            f" the {len(values)} values {values}: give each one"
+        )
+    for name, region in spec.regions.items():
+        if unknown := sorted(set(region) - set(values)):
+            raise SpecError(
+                f"regions.{name} names the values {unknown}; Labels {spec.truth!r} hold {values}"
+            )
+    if spec.training.early_stopping and not split.held_back:
+        raise SpecError(
+            "training.early_stopping looks at Volumes that are held back, and there are none;"
+            " raise split.holdout_share or set early_stopping to 0"
+        )
 
 
 def _resolved_grid(spec: TrainSpec, infos: Sequence[VolumeInfo]) -> GridSpec:

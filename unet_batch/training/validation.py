@@ -1,63 +1,65 @@
-"""Dice of a network on whole held-back Volumes while it trains."""
+"""Dice of a network on whole held-back Volumes while it trains.
+
+Who segments them comes from outside (`Segmenter`): the tile engine, so that a validation sees
+what a Job will make of the network.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from monai.inferers import SlidingWindowInferer
 from numpy.typing import NDArray
 
-from unet_batch.evaluation.dice import count_overlap
+from unet_batch.evaluation.dice import Overlap, count_overlap
+from unet_batch.storage.volume import Volume
 from unet_batch.tiling.box import Box
+from unet_batch.training.targets import ClassTable
 from unet_batch.training.volumes import TrainingVolume
 
+Voxels = NDArray[np.unsignedinteger]
 
-def predict_logits(
-    network: torch.nn.Module,
-    image_czyx: torch.Tensor,
-    *,
-    roi: Sequence[int],
-    autocast: AbstractContextManager[None],
-    overlap: float = 0.5,
-) -> torch.Tensor:
-    """Logits (classes, z, y, x) of a normalised image, by a sliding window of `roi`.
 
-    A 2-D network (two numbers in `roi`) sees every z slice.
-    """
-    inferer = SlidingWindowInferer(roi, 4, overlap=overlap, mode="gaussian")
-    is_planar = len(roi) == 2
-    inputs = image_czyx.transpose(0, 1) if is_planar else image_czyx[None]
-    with torch.inference_mode(), autocast:
-        logits = torch.as_tensor(inferer(inputs, network))
-    return logits.transpose(0, 1) if is_planar else logits[0]
+class Segmenter(Protocol):
+    """Segments whole Volumes with a network as it is now; travels to the workers."""
+
+    def __call__(
+        self,
+        network: torch.nn.Module,
+        volumes: Sequence[Volume],
+        *,
+        device: torch.device,
+        precision: Literal["fp32", "bf16"],
+    ) -> Iterator[tuple[str, Box, Voxels]]:
+        """Regions that make up each Volume, and their label values (p, *region).
+
+        There is one plane, or where classes overlap one a class, 0 where it is not.
+        """
+        ...
 
 
 def score_volumes(
+    segment: Segmenter,
     network: torch.nn.Module,
     volumes: Sequence[TrainingVolume],
+    table: ClassTable,
     *,
-    roi: Sequence[int],
-    num_classes: int,
     device: torch.device,
-    autocast: AbstractContextManager[None],
+    precision: Literal["fp32", "bf16"],
 ) -> dict[str, list[float]]:
-    """Dice of each class (without the background) by Volume id, on each scan's own grid."""
-    scores = {}
-    foreground = range(1, num_classes)
-    for volume in volumes:
-        image, _ = volume.read(Box.from_shape(volume.shape_zyx))
-        logits = predict_logits(network, image.to(device), roi=roi, autocast=autocast)
-        predicted, truth = volume.classify(logits), volume.read_truth()
-        overlap = count_overlap(_as_mask(predicted), _as_mask(truth), foreground)
-        scores[volume.id] = overlap.dice.tolist()
-    return scores
+    """Dice of each class but the background by Volume id, on each scan's own grid.
 
-
-def _as_mask(classes_zyx: torch.Tensor) -> NDArray[np.uint16]:
-    return classes_zyx.cpu().numpy().astype(np.uint16)
+    NaN where neither mask nor truth has a class, or where the truth does not tell of it.
+    Region by region: no mask of a whole Volume is ever held.
+    """
+    by_id = {one.id: one for one in volumes}
+    overlaps = {one: Overlap.nothing(len(table.foreground)) for one in by_id}
+    inside = [one.volume for one in volumes]
+    for one, region, planes in segment(network, inside, device=device, precision=precision):
+        overlaps[one] += _overlap(planes, by_id[one].read_truth(region), table)
+    return {one: _known_dice(overlaps[one], volume, table) for one, volume in by_id.items()}
 
 
 def mean_dice(scores: Sequence[Sequence[float]]) -> tuple[float, list[float]]:
@@ -72,3 +74,24 @@ def mean_dice(scores: Sequence[Sequence[float]]) -> tuple[float, list[float]]:
     known_classes = [one for one in by_class if not np.isnan(one)]
     mean = sum(known_classes) / len(known_classes) if known_classes else float("nan")
     return mean, by_class
+
+
+def _overlap(planes_pzyx: Voxels, truth_zyx: Voxels, table: ClassTable) -> Overlap:
+    """Voxels of each class in both masks of a region."""
+    if table.activation == "softmax":
+        values = [one.value for one in table.foreground]
+        return count_overlap(planes_pzyx[0], truth_zyx, values)
+    each = [
+        count_overlap(
+            (plane > 0).astype(np.uint8),
+            np.isin(truth_zyx, table.member_values(channel)).astype(np.uint8),
+            [1],
+        )
+        for channel, plane in enumerate(planes_pzyx)
+    ]
+    return Overlap(np.concatenate([one.counts for one in each], axis=1))
+
+
+def _known_dice(overlap: Overlap, volume: TrainingVolume, table: ClassTable) -> list[float]:
+    known = volume.known[table.first_foreground :]
+    return np.where(known, overlap.dice, np.nan).tolist()

@@ -2,15 +2,17 @@
 
 Where the network wants another grid, all that is read lies on that grid: a region is
 normalised and then resampled as it is read, as at inference, and its truth takes the nearest
-voxel's class.
+voxel's class. A Volume kept in memory is kept on the network's grid, so that it is resampled
+once.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property, lru_cache
+from math import prod
 
 import numpy as np
 import torch
@@ -18,20 +20,20 @@ from numpy.typing import NDArray
 
 from unet_batch.errors import SpecError
 from unet_batch.models.intensity import Normalizer
-from unet_batch.models.resampling import nearest_to_model_grid, to_model_grid, to_scan_grid
+from unet_batch.models.resampling import nearest_to_model_grid, to_model_grid
 from unet_batch.planning.specs.grid import OWN_GRID, GridSpec
 from unet_batch.planning.specs.intensity import IntensitySpec
-from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive
-from unet_batch.storage.volume import Volume
-from unet_batch.tiling.box import Box
+from unet_batch.storage.volume import Labels, Volume
+from unet_batch.tiling.box import Box, Index
+from unet_batch.training.foreground import Foreground, Grouping
+from unet_batch.training.targets import ClassTable
 
-# Locations kept for each class of a Volume: enough to reach all of an organ, and 12 kB.
-_MAX_LOCATIONS = 1000
 # Voxels of truth looked at together while searching a Volume too large for memory.
 _SEARCH_CELL_ZYX = (128, 256, 256)
-# Planes of the scan whose logits are resampled together while validating.
-_PLANES_RESAMPLED = 8
+_MOST_VALUES = 2**16
+
+Indices = NDArray[np.uint8] | NDArray[np.int32]
 
 
 @dataclass
@@ -52,10 +54,13 @@ class MemoryBudget:
 
 
 class TrainingVolume:
-    """One Volume with the Labels to learn, opened on first use.
+    """One Volume with the Labels to learn, opened on first use, by any thread.
 
-    `classes` are those of the network, in the order of its logits. `shape_zyx` and
-    `spacing_mm` are those of the network's grid.
+    Attributes
+    ----------
+    shape_zyx, spacing_mm: those of the network's grid.
+    num_values: values that the truth may hold, the background among them.
+    known: for each channel of the logits whether the Labels tell of the class.
     """
 
     def __init__(
@@ -63,91 +68,104 @@ class TrainingVolume:
         volume: Volume,
         *,
         truth: str,
-        classes: Sequence[LabelClass],
+        table: ClassTable,
         intensity: IntensitySpec,
         budget: MemoryBudget,
         grid: GridSpec = OWN_GRID,
+        annotated: Collection[int] | None = None,
+        foreground_by: Grouping = "class",
     ) -> None:
         self.id = volume.id
+        self.volume = volume
+        self.num_values = len(table.values)
+        self.known = table.known(table.values if annotated is None else annotated)
         self._grid_map = grid.map_of(volume.info)
         self.spacing_mm: tuple[float, ...] = volume.spacing_mm
         self.shape_zyx: tuple[int, ...] = volume.info.shape_zyx
         if self._grid_map:
             self.spacing_mm = self._grid_map.model_spacing(volume.spacing_mm)
             self.shape_zyx = self._grid_map.model_shape
-        self._volume = volume
-        self._truth_name = truth
-        self._values = tuple(one.value for one in classes)
+        self._truth_name, self._values = truth, table.values
+        self._foreground_by: Grouping = foreground_by
         self._normalizer = Normalizer.fit(intensity, volume.info.statistics)
         self._budget = budget
-        self._arrays: tuple[Any, Any] | None = None
-        self._locations: list[NDArray[np.int64]] | None = None
+        self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._foreground: Foreground | None = None
+        self._is_open = False
+        self._lock = threading.Lock()
 
     def read(self, region: Box) -> tuple[torch.Tensor, torch.Tensor]:
-        """Network input (c, *region) float32 and class indices (*region) int64 of `region`."""
+        """Network input (c, *region) float32 and indices of the truth's values (*region)."""
+        kept = self._open()
+        if kept is None:
+            return self._stream(region)
+        image, truth = kept[0][:, *region.slices], kept[1][region.slices]
+        return image if self._grid_map else self._normalizer.apply(image), truth
+
+    def read_truth(self, region: Box) -> NDArray[np.unsignedinteger]:
+        """The truth's values (*region) of a region of the scan's own grid."""
+        return np.asarray(self._labels.stored[region.slices])
+
+    def draw_location(self, index: int, rng: np.random.Generator) -> NDArray[np.int64] | None:
+        """A random voxel (zyx) with the truth's value `index`; None where there is none."""
+        with self._lock:
+            if self._foreground is None:
+                self._foreground = Foreground.find(
+                    self._truth_cells(), self.num_values, by=self._foreground_by
+                )
+        location = self._foreground.draw(index, rng)
+        if location is None or self._grid_map is None:
+            return location
+        return np.asarray(self._grid_map.nearest(location))
+
+    @cached_property
+    def _labels(self) -> Labels:
+        return self.volume.labels[self._truth_name]
+
+    def _open(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Image and truth on the network's grid, where they fit the budget.
+
+        The image is raw where it lies on its own grid: as many bytes as were stored.
+        """
+        with self._lock:
+            if not self._is_open:
+                if self._budget.take(self._bytes_to_keep()):
+                    whole = Box.from_shape(self.shape_zyx)
+                    self._kept = self._stream(whole) if self._grid_map else self._read_raw(whole)
+                self._is_open = True
+        return self._kept
+
+    def _bytes_to_keep(self) -> int:
+        info = self.volume.info
+        itemsize = 4 if self._grid_map else np.dtype(info.dtype).itemsize
+        channels = info.shape_czyx[0]
+        return prod(self.shape_zyx) * (itemsize * channels + _index_by_value(self._values).itemsize)
+
+    def _stream(self, region: Box) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `read`, from Zarr."""
+        held = self._grid_map.scan_box(region) if self._grid_map else region
+        raw, truth = self._read_raw(held)
+        image = self._normalizer.apply(raw)
         if self._grid_map is None:
-            return self._read(region)
-        held = self._grid_map.scan_box(region)
-        image, truth = self._read(held)
+            return image, truth
         return (
             to_model_grid(image, held, self._grid_map, region),
             nearest_to_model_grid(truth, held, self._grid_map, region),
         )
 
-    def read_truth(self) -> torch.Tensor:
-        """Class indices (z, y, x) int64 on the scan's own grid, all of them."""
-        return self._read_truth(Box.from_shape(self._volume.info.shape_zyx))
+    def _read_raw(self, region: Box) -> tuple[torch.Tensor, torch.Tensor]:
+        """Voxels as stored and indices of a region of the scan's own grid."""
+        image = self.volume.stored[(slice(None), *region.slices)]
+        indices = self._indices(self.read_truth(region))
+        return torch.from_numpy(np.require(image, requirements=["W"])), torch.from_numpy(indices)
 
-    def classify(self, logits_czyx: torch.Tensor) -> torch.Tensor:
-        """Class indices (z, y, x), on the scan's own grid, of a whole Volume's logits.
+    def _truth_cells(self) -> Iterator[tuple[Index, Indices]]:
+        for cell in Box.from_shape(self.volume.info.shape_zyx).split(_SEARCH_CELL_ZYX):
+            yield cell.start, self._indices(self.read_truth(cell))
 
-        The logits, on the network's grid, are resampled a few planes at a time.
-        """
-        grid_map, shape = self._grid_map, self._volume.info.shape_zyx
-        if grid_map is None:
-            return logits_czyx.max(dim=0).indices
-        classes = torch.empty(shape, dtype=torch.int64)
-        for part in Box.from_shape(shape).split((_PLANES_RESAMPLED, *shape[1:])):
-            held = grid_map.model_box(part)
-            logits = to_scan_grid(logits_czyx[:, *held.slices], held, grid_map, part)
-            classes[part.slices] = logits.max(dim=0).indices
-        return classes
-
-    def draw_foreground(self, rng: np.random.Generator) -> NDArray[np.int64] | None:
-        """A random labelled voxel (zyx) of a random class; None where nothing is labelled."""
-        if self._locations is None:
-            self._locations = self._find_foreground()
-        if not self._locations:
-            return None
-        locations = self._locations[rng.integers(len(self._locations))]
-        location = locations[rng.integers(len(locations))]
-        return np.asarray(self._grid_map.nearest(location) if self._grid_map else location)
-
-    def _read(self, region: Box) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `read`, of a region of the scan's own grid."""
-        image, _ = self._open()
-        voxels = torch.from_numpy(_in_memory(image[(slice(None), *region.slices)]))
-        return self._normalizer.apply(voxels), self._read_truth(region)
-
-    def _read_truth(self, region: Box) -> torch.Tensor:
-        _, truth = self._open()
-        return torch.from_numpy(self._class_indices(_in_memory(truth[region.slices])))
-
-    def _open(self) -> tuple[Any, Any]:
-        """Image and truth: NumPy arrays where they fit the budget, lazy ones otherwise."""
-        if self._arrays is None:
-            image: Any = self._volume.image
-            truth: Any = self._volume.labels[self._truth_name].array
-            if self._budget.take(int(image.nbytes + truth.nbytes)):
-                image, truth = _in_memory(image), _in_memory(truth)
-            self._arrays = image, truth
-        return self._arrays
-
-    def _class_indices(self, truth: NDArray[Any]) -> NDArray[np.int64]:
-        indices = np.full(truth.shape, -1, dtype=np.int64)
-        for index, value in enumerate(self._values):
-            indices[truth == value] = index
-        if indices.min(initial=0) < 0:
+    def _indices(self, truth: NDArray[np.unsignedinteger]) -> Indices:
+        indices: Indices = _index_by_value(self._values)[truth]
+        if indices.max(initial=0) >= self.num_values:
             odd = sorted(set(np.unique(truth).tolist()) - set(self._values))
             raise SpecError(
                 f"Volume {self.id!r}: Labels {self._truth_name!r} hold the values {odd}, which are"
@@ -155,18 +173,14 @@ class TrainingVolume:
             )
         return indices
 
-    def _find_foreground(self) -> list[NDArray[np.int64]]:
-        """Locations of each class that occurs, at most `_MAX_LOCATIONS` a class."""
-        _, truth = self._open()
-        rng = np.random.default_rng(0)
-        found: Mapping[int, list[NDArray[np.int64]]] = {v: [] for v in self._values[1:]}
-        for cell in Box.from_shape(self._volume.info.shape_zyx).split(_SEARCH_CELL_ZYX):
-            part = _in_memory(truth[cell.slices])
-            for value, places in found.items():
-                inside = np.argwhere(part == value)
-                if len(inside):
-                    places.append(_thin(inside, rng) + np.array(cell.start))
-        return [_thin(np.concatenate(places), rng) for places in found.values() if places]
+
+@lru_cache(maxsize=8)
+def _index_by_value(values: tuple[int, ...]) -> Indices:
+    """For every value that Labels can store its index in `values`; their number for others."""
+    dtype = np.uint8 if len(values) < 256 else np.int32
+    table = np.full(_MOST_VALUES, len(values), dtype)
+    table[list(values)] = np.arange(len(values))
+    return table
 
 
 def open_training_volumes(
@@ -174,33 +188,33 @@ def open_training_volumes(
     volume_ids: Sequence[str],
     *,
     truth: str,
-    classes: Sequence[LabelClass],
+    table: ClassTable,
     intensity: IntensitySpec,
     budget: MemoryBudget,
     grid: GridSpec = OWN_GRID,
+    foreground_by: Grouping = "class",
+    partial_labels: bool = False,
 ) -> list[TrainingVolume]:
-    """The Volumes of `volume_ids`, none of them read yet. They share `budget`."""
-    return [
-        TrainingVolume(
-            archive[one],
-            truth=truth,
-            classes=classes,
-            intensity=intensity,
-            budget=budget,
-            grid=grid,
+    """The Volumes of `volume_ids`, none of their voxels read yet. They share `budget`.
+
+    With `partial_labels` a class that a Volume's Labels do not list is unknown in it.
+    """
+    volumes = []
+    for one in volume_ids:
+        volume = archive[one]
+        annotated = None
+        if partial_labels:
+            annotated = [label.value for label in volume.labels[truth].classes]
+        volumes.append(
+            TrainingVolume(
+                volume,
+                truth=truth,
+                table=table,
+                intensity=intensity,
+                budget=budget,
+                grid=grid,
+                annotated=annotated,
+                foreground_by=foreground_by,
+            )
         )
-        for one in volume_ids
-    ]
-
-
-def _thin(locations: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    if len(locations) <= _MAX_LOCATIONS:
-        return locations
-    return np.asarray(locations[rng.choice(len(locations), _MAX_LOCATIONS, replace=False)])
-
-
-def _in_memory(array: Any) -> NDArray[Any]:
-    """`array` as writable, native NumPy memory; a lazy one is computed in this thread."""
-    if not isinstance(array, np.ndarray):
-        array = array.compute(scheduler="synchronous")
-    return np.require(array, requirements=["W"])
+    return volumes

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,18 @@ import ray.train
 import torch
 from ray.train.torch import get_device, prepare_model
 
+from unet_batch.errors import TrainingError
 from unet_batch.models.networks import build_network
 from unet_batch.models.process import tune_process
-from unet_batch.monitoring.events import TrainStep, Validated
+from unet_batch.monitoring.events import StoppedEarly, TrainStep, Validated
 from unet_batch.storage.archive import open_archive
+from unet_batch.training.batch import Batch
+from unet_batch.training.early_stopping import EarlyStopping
 from unet_batch.training.learner import Learner
-from unet_batch.training.sampling import PatchSampler, ReadAhead
+from unet_batch.training.read_ahead import ReadAhead
+from unet_batch.training.sampling import PatchSampler
 from unet_batch.training.task import TrainTask
-from unet_batch.training.validation import mean_dice, score_volumes
+from unet_batch.training.validation import Segmenter, mean_dice, score_volumes
 from unet_batch.training.volumes import MemoryBudget, TrainingVolume, open_training_volumes
 
 CHECKPOINT_FILE = "learner.pt"
@@ -28,20 +34,31 @@ CHECKPOINT_FILE = "learner.pt"
 
 @dataclass
 class History:
-    """What a training remembers over restarts: losses and scores by step."""
+    """What a training remembers over restarts.
+
+    Attributes
+    ----------
+    losses, dice: by step.
+    volume_dice: of each class but the background of each held-back Volume, at the end.
+    best_step: the step whose weights are the result, where early stopping chose them.
+    is_finished: whether nothing is left to do.
+    """
 
     losses: list[tuple[int, float]] = field(default_factory=list)
     dice: list[tuple[int, float]] = field(default_factory=list)
     volume_dice: dict[str, list[float]] = field(default_factory=dict)
+    best_step: int | None = None
+    is_finished: bool = False
 
 
 def train_worker(config: dict[str, Any]) -> None:
     """Train on this worker's share of the batches until `training.steps` are done.
 
-    `config` holds the `task`, this worker's `num_threads`, and the `mailbox` for events.
+    `config` holds the `task`, the `segment` of validations, this worker's `num_threads`, and
+    the `mailbox` for events.
     """
     tune_process(min(config["num_threads"], os.cpu_count() or 1))
-    worker = _Worker(config["task"], config["mailbox"])
+    worker = _Worker(config["task"], config["segment"], config["mailbox"])
     worker.resume()
     worker.run()
 
@@ -49,15 +66,18 @@ def train_worker(config: dict[str, Any]) -> None:
 class _Worker:
     """One rank's training: the Learner, its data, and where it reports to."""
 
-    def __init__(self, task: TrainTask, mailbox: Any) -> None:
+    def __init__(self, task: TrainTask, segment: Segmenter, mailbox: Any) -> None:
         context = ray.train.get_context()
         self._rank, self._world_size = context.get_world_rank(), context.get_world_size()
-        self._task, self._mailbox = task, mailbox
+        self._task, self._segment, self._mailbox = task, segment, mailbox
         self._spec = task.spec
-        self._learner = _make_learner(task)
+        self._learner = make_learner(
+            task, get_device(), wrap=lambda plain: prepare_model(plain, move_to_device=False)
+        )
+        self._early_stopping = EarlyStopping(self._spec.training.early_stopping)
         budget = MemoryBudget(self._spec.resources.cache)
-        self._train = _open_volumes(task, task.split.train, budget)
-        self._held_back = _open_volumes(task, task.split.held_back, budget)
+        self._train = open_volumes(task, task.split.train, budget)
+        self._held_back = open_volumes(task, task.split.held_back, budget)
         self._history = History()
 
     def resume(self) -> None:
@@ -68,57 +88,107 @@ class _Worker:
         with checkpoint.as_directory() as folder:
             saved = load_checkpoint(Path(folder))
         self._learner.restore(saved["learner"])
+        self._early_stopping.restore(saved["early_stopping"])
         self._history = History(**saved["history"])
 
     def run(self) -> None:
         """All steps that are left, with their reports, validations and checkpoints."""
-        training = self._spec.training
+        if self._history.is_finished:
+            return
+        training, resources = self._spec.training, self._spec.resources
         sampler = PatchSampler(self._train, self._spec, rank=self._rank)
         first = self._learner.step + 1
-        depth = self._spec.resources.read_ahead
-        with ReadAhead(sampler.batch, first=first, last=training.steps, depth=depth) as ahead:
+        with ReadAhead(
+            self._pinned(sampler.batch),
+            first=first,
+            last=training.steps,
+            depth=resources.read_ahead,
+            readers=resources.readers,
+        ) as ahead:
             for step in range(first, training.steps + 1):
                 self._advance(ahead)
                 is_last = step == training.steps
-                if is_last or (training.validate_every and step % training.validate_every == 0):
-                    self._validate(everything=is_last)
-                if is_last or step % training.checkpoint_every == 0:
+                is_due = training.validate_every and step % training.validate_every == 0
+                if is_due and (training.early_stopping or not is_last):
+                    is_last = self._validate() or is_last
+                if is_last:
+                    break
+                if step % training.checkpoint_every == 0:
                     self._checkpoint()
+        self._finish()
+
+    def _pinned(self, make: Callable[[int], Batch]) -> Callable[[int], Batch]:
+        """`make`, with batches that travel to a GPU while it computes."""
+        is_gpu = self._learner.device.type == "cuda"
+        return (lambda step: make(step).pinned()) if is_gpu else make
 
     def _advance(self, ahead: ReadAhead) -> None:
         start = time.perf_counter()
         batch = ahead.next()
         waited = time.perf_counter() - start
         rate = self._learner.learning_rate
-        loss = self._learner.learn(batch)
+        loss_on_device = self._learner.learn(batch)
         step, training = self._learner.step, self._spec.training
-        if self._rank == 0 and (step % training.log_every == 0 or step in {1, training.steps}):
+        if step % training.log_every and step not in {1, training.steps}:
+            return
+        loss = float(loss_on_device)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {step}: the training has diverged; lower"
+                " training.learning_rate or training.gradient_clip, or set"
+                " training.precision=fp32, and look for scans of odd intensities"
+            )
+        if self._rank == 0:
             self._history.losses.append((step, loss))
             seconds = time.perf_counter() - start
             event = TrainStep(step, training.steps, loss, rate, seconds, waited)
             self._mailbox.post.remote(event)
 
-    def _validate(self, *, everything: bool) -> None:
-        """Score the held-back Volumes, each rank its share; the averaged weights predict."""
-        limit = len(self._held_back) if everything else self._spec.training.validate_volumes
-        share = self._held_back[:limit][self._rank :: self._world_size]
+    def _validate(self) -> bool:
+        """Note the Dice of some held-back Volumes; whether to stop early."""
+        dice = self._score(self._spec.training.validate_volumes)
+        if dice is None:
+            return False
+        step, early_stopping = self._learner.step, self._early_stopping
+        if not early_stopping.observe(dice, step, self._learner.averaged):
+            return False
+        if self._rank == 0:
+            event = StoppedEarly(step, early_stopping.best_step, early_stopping.best_dice)
+            self._mailbox.post.remote(event)
+        return True
+
+    def _finish(self) -> None:
+        """Score all held-back Volumes with the weights that are the result, and keep those."""
+        if self._early_stopping.best_step:
+            self._early_stopping.restore_best(self._learner.averaged)
+            self._history.best_step = self._early_stopping.best_step
+        self._score(None)
+        self._history.is_finished = True
+        self._checkpoint()
+
+    def _score(self, limit: int | None) -> float | None:
+        """Mean Dice of the first `limit` held-back Volumes, or of all; None if there are none.
+
+        Each rank takes its share; the averaged weights predict.
+        """
         scores = score_volumes(
+            self._segment,
             self._learner.averaged,
-            share,
-            roi=self._spec.roi,
-            num_classes=len(self._task.classes),
+            self._held_back[:limit][self._rank :: self._world_size],
+            self._task.table,
             device=self._learner.device,
-            autocast=self._learner.autocast(),
+            precision=self._learner.precision,
         )
         scores = _gather(scores, self._world_size)
         if not scores:
-            return
+            return None
         dice, _ = mean_dice(list(scores.values()))
         self._history.dice.append((self._learner.step, dice))
-        if everything:
+        if limit is None:
             self._history.volume_dice = scores
         if self._rank == 0:
             self._mailbox.post.remote(Validated(self._learner.step, dice))
+        return dice
 
     def _checkpoint(self) -> None:
         """Hand the run a checkpoint; every rank calls this, rank 0 writes."""
@@ -127,7 +197,11 @@ class _Worker:
             ray.train.report(metrics)
             return
         with tempfile.TemporaryDirectory() as folder:
-            content = {"learner": self._learner.state(), "history": vars(self._history)}
+            content = {
+                "learner": self._learner.state(),
+                "early_stopping": self._early_stopping.state(),
+                "history": vars(self._history),
+            }
             torch.save(content, Path(folder) / CHECKPOINT_FILE)
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
@@ -138,7 +212,12 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _make_learner(task: TrainTask) -> Learner:
+def make_learner(
+    task: TrainTask,
+    device: torch.device,
+    wrap: Callable[[torch.nn.Module], torch.nn.Module] = lambda network: network,
+) -> Learner:
+    """The Learner of a task, its network initialised by the seed."""
     spec = task.spec
     torch.manual_seed(spec.training.seed)
     network = build_network(
@@ -151,23 +230,28 @@ def _make_learner(task: TrainTask) -> Learner:
     return Learner(
         network,
         spec.training,
+        task.table,
         spatial_dims=spec.network.spatial_dims,
-        device=get_device(),
-        wrap=lambda plain: prepare_model(plain, move_to_device=False),
+        in_channels=len(task.channels),
+        device=device,
+        wrap=wrap,
     )
 
 
-def _open_volumes(
+def open_volumes(
     task: TrainTask, ids: tuple[str, ...], budget: MemoryBudget
 ) -> list[TrainingVolume]:
+    """The Volumes of `ids` as the task's network sees them, none of them read yet."""
     return open_training_volumes(
         open_archive(task.archive_url),
         ids,
         truth=task.spec.truth,
-        classes=task.classes,
+        table=task.table,
         intensity=task.spec.intensity,
         budget=budget,
         grid=task.grid,
+        foreground_by=task.spec.training.foreground_by,
+        partial_labels=task.spec.partial_labels,
     )
 
 

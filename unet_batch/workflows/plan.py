@@ -9,6 +9,7 @@ import torch
 
 from unet_batch.inference.choosing import choose_engine, load_engine, seconds_per_tile
 from unet_batch.inference.engine import Frame
+from unet_batch.planning.partition import in_partition
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.survey import VolumeCost, survey
 from unet_batch.planning.volume_info import VolumeBrief, VolumeInfo
@@ -64,7 +65,7 @@ def plan(spec: SegmentSpec, *, num_replicas: int = 1, calibrate: bool = True) ->
     planner = job.planner(number, num_replicas=num_replicas, on_gpus=on_gpus)
     needs_affine = planner.grid.orientation is not None
     volumes = catalog.rows(*chosen) if needs_affine else catalog.briefs(*chosen)
-    for volume, cost in survey(planner, volumes):
+    for volume, cost in survey(planner, in_partition(volumes, spec.partition)):
         if isinstance(cost, str):
             refused[volume.id] = cost
         else:

@@ -19,6 +19,7 @@ from unet_batch.models.bundle import WEIGHTS, Bundle, require_alike
 from unet_batch.models.footprint import forward_cost
 from unet_batch.models.precision import resolve_precision
 from unet_batch.planning.cost import CPU_PACE, GPU_PACE, ModelCost
+from unet_batch.planning.partition import in_partition
 from unet_batch.planning.plan import Plan, Planner, Shape3
 from unet_batch.planning.specs.grid import GridSpec
 from unet_batch.planning.specs.segment import SegmentSpec
@@ -107,8 +108,9 @@ class SegmentJob:
 
     @cached_property
     def infos(self) -> list[VolumeInfo]:
-        """The chosen Volumes, by id."""
-        return self.archive.select(self.spec.volumes, self.spec.where)
+        """The chosen Volumes, by id; of a partition its own."""
+        chosen = self.archive.select(self.spec.volumes, self.spec.where)
+        return in_partition(chosen, self.spec.partition)
 
     @property
     def id(self) -> str:
@@ -238,6 +240,7 @@ class SegmentJob:
             "labels": self.spec.labels,
             "volumes": list(self.spec.volumes),
             **({"where": self.spec.where} if self.spec.where else {}),
+            **({"partition": share.model_dump()} if (share := self.spec.partition) else {}),
             "bundle": self.model_name,
             "bundle_hash": self.model_hash,
             **self._versions(),

@@ -9,6 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from unet_batch.inference.engine import Frame
+from unet_batch.inference.head import Head
+from unet_batch.inference.whole_volumes import WholeVolumes
 from unet_batch.models.bundle import Bundle, BundleConfig, save_bundle
 from unet_batch.monitoring.events import JobFinished, JobStarted, Listener, ignore
 from unet_batch.planning.specs.train import TrainSpec
@@ -25,6 +28,7 @@ class TrainSummary:
     Attributes
     ----------
     scores: mean Dice over the held-back Volumes, `mean_dice` and `dice.<class>`.
+    best_step: the step whose weights were kept, where early stopping chose them.
     losses: (step, loss) of the reported steps; `dice`: (step, mean Dice) of each validation.
     """
 
@@ -35,6 +39,7 @@ class TrainSummary:
     train_volumes: tuple[str, ...]
     held_back_volumes: tuple[str, ...]
     scores: dict[str, float]
+    best_step: int | None
     losses: tuple[tuple[int, float], ...]
     dice: tuple[tuple[int, float], ...]
 
@@ -52,7 +57,7 @@ def train(spec: TrainSpec, *, listen: Listener = ignore) -> TrainSummary:
     task = plan_training(archive, spec)
     listen(JobStarted(name, "train", name, len(task.split.train), dataset=archive.name))
     folder = out.absolute().parent / f".{out.name}.training"
-    outcome = run_training(task, folder=folder, listen=listen)
+    outcome = run_training(task, segment=_segmenter(task), folder=folder, listen=listen)
     bundle = _write_bundle(name, out, task, outcome)
     shutil.rmtree(folder, ignore_errors=True)
     seconds = time.monotonic() - start
@@ -65,8 +70,23 @@ def train(spec: TrainSpec, *, listen: Listener = ignore) -> TrainSummary:
         train_volumes=task.split.train,
         held_back_volumes=task.split.held_back,
         scores=bundle.scores,
+        best_step=outcome.history.best_step,
         losses=tuple(outcome.history.losses),
         dice=tuple(outcome.history.dice),
+    )
+
+
+def _segmenter(task: TrainTask) -> WholeVolumes:
+    """The tile engine, for validations while the network is trained."""
+    roi = task.spec.roi
+    z, y, x = (1,) * (3 - len(roi)) + tuple(roi)
+    is_planar = task.spec.network.spatial_dims == 2
+    return WholeVolumes(
+        frame=Frame(len(task.channels), len(task.classes), (z, y, x), is_planar),
+        head=Head(tuple(one.value for one in task.classes), task.spec.activation),
+        intensity=task.spec.intensity,
+        grid=task.grid,
+        batch_size=task.spec.training.batch_size,
     )
 
 
@@ -79,6 +99,7 @@ def _write_bundle(name: str, out: Path, task: TrainTask, outcome: TrainOutcome) 
         channels=task.channels,
         roi=task.spec.roi,
         classes=task.classes,
+        activation=task.spec.activation,
         intensity=task.spec.intensity,
         grid=task.grid,
         spacing_mm=task.spacing_mm,
@@ -97,7 +118,7 @@ def _scores(task: TrainTask, outcome: TrainOutcome) -> dict[str, float]:
         return {}
     mean, by_class = mean_dice(list(outcome.history.volume_dice.values()))
     named = {"mean_dice": mean}
-    for one, dice in zip(task.classes[1:], by_class, strict=True):
+    for one, dice in zip(task.table.foreground, by_class, strict=True):
         named[f"dice.{one.name}"] = dice
     return {key: value for key, value in named.items() if math.isfinite(value)}
 

@@ -17,6 +17,7 @@ from unet_batch.planning.specs.recipe import (
 )
 from unet_batch.planning.where import WhereField
 
+
 class SplitSpec(SpecModel):
     """Which Volumes are held back from training (`planning.split.split_volumes`)."""
 

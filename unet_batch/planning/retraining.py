@@ -1,0 +1,135 @@
+"""What a retraining learns from, what it is judged on, and whether there is anything new.
+
+Each Volume is held back or not by a hash of its own content, whatever else there is:
+
+    sha256(seed : content hash)  below share * 2^256   held back, for ever
+                                 above                 learnt from
+
+so that a Volume labelled next month moves nobody across, and no challenger ever learns from
+what a champion was scored on. Only what the champion itself used goes before the rule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from pydantic import Field
+
+from unet_batch.errors import SpecError
+from unet_batch.planning.model_versions import DataUse, ModelVersion, UsedVolume
+from unet_batch.planning.specs.base import SpecModel
+from unet_batch.planning.specs.retrain import HeldBackSpec, RetrainSpec
+
+
+class Round(SpecModel):
+    """One retraining from what it collected to its decision; the same after a crash.
+
+    Attributes
+    ----------
+    request: digest of what was asked for, in so far as it decides the challenger.
+    champion: the version to beat; None where there is none yet.
+    num_new: Volumes that were labelled, or whose truth changed, since the champion.
+    """
+
+    request: str
+    champion: int | None
+    data: DataUse
+    num_new: int = Field(ge=0)
+    is_finished: bool = False
+
+    @property
+    def id(self) -> str:
+        """8 hex digits: the same request on the same Volumes against the same champion."""
+        content = self.model_dump_json(exclude={"is_finished", "num_new"})
+        return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+
+def request_digest(spec: RetrainSpec) -> str:
+    """What of a RetrainSpec decides the challenger; rules of promotion and means do not.
+
+    >>> len(request_digest(RetrainSpec(archive="a", truth="t", model="m", work="w")))
+    16
+    """
+    recipe = spec.train.digest(*(set(type(spec.train).model_fields) - {"resources"}))
+    chosen = spec.digest("archive", "truth", "volumes", "where", "held_back")
+    return hashlib.sha256(f"{chosen} {recipe}".encode()).hexdigest()[:16]
+
+
+def split(
+    volumes: Sequence[UsedVolume], rule: HeldBackSpec, *, known: DataUse | None = None
+) -> DataUse:
+    """The Volumes to learn from and those held back.
+
+    `known` is what the champion used: what was held back from it stays so, and so does what it
+    learnt from; all others go by their hash. Where none would be held back, the one closest to
+    the rule's bound is. Raises SpecError where nothing is left to learn from.
+    """
+    known = known or DataUse()
+    sides = {one.content_hash: False for one in known.train}
+    sides |= {one.content_hash: True for one in known.held_back}
+    held_back = {
+        one.content_hash
+        for one in volumes
+        if sides.get(one.content_hash, _rank(one, rule.seed) < rule.share)
+    }
+    free = [one for one in volumes if one.content_hash not in sides]
+    if not held_back and free:
+        held_back = {min(free, key=lambda one: _rank(one, rule.seed)).content_hash}
+    ordered = sorted(volumes, key=lambda one: one.volume_id)
+    use = DataUse(
+        train=tuple(one for one in ordered if one.content_hash not in held_back),
+        held_back=tuple(one for one in ordered if one.content_hash in held_back),
+    )
+    if not use.train or not use.held_back:
+        what = "to learn from" if not use.train else "to be held back"
+        raise SpecError(
+            f"none of the {len(ordered)} Volumes with a truth is left {what}; label more of them,"
+            f" or change held_back.share ({rule.share})"
+        )
+    return use
+
+
+def new_since(volumes: Iterable[UsedVolume], known: DataUse | None) -> tuple[UsedVolume, ...]:
+    """The Volumes that `known` did not use, or used with another truth.
+
+    A scan that was known before truths were noted (a Bundle trained by hand) is not new.
+    """
+    used = [] if known is None else [*known.train, *known.held_back]
+    truths = {one.content_hash: one.truth_key for one in used}
+    return tuple(
+        one
+        for one in volumes
+        if truths.get(one.content_hash, None if one.truth_key else "new")
+        not in {one.truth_key, ""}
+    )
+
+
+def why_not_to_train(
+    spec: RetrainSpec,
+    volumes: Sequence[UsedVolume],
+    *,
+    champion: ModelVersion | None,
+    refused: ModelVersion | None,
+) -> str | None:
+    """Why there is nothing to train on yet; None where there is.
+
+    `refused` is the latest challenger of the same request that the champion withstood: the
+    same Volumes would give the same network again.
+    """
+    for version, what in ((champion, "the champion"), (refused, "a challenger already refused")):
+        if version is None:
+            continue
+        num_new = len(new_since(volumes, version.data))
+        if num_new < spec.min_new:
+            return (
+                f"{num_new} of {len(volumes)} Volumes with the truth {spec.truth!r} are new since"
+                f" {version}, {what}; min_new is {spec.min_new}"
+            )
+    return None
+
+
+def _rank(volume: UsedVolume, seed: int) -> float:
+    """From 0 to 1, even over all contents."""
+    digest = hashlib.sha256(f"{seed}:{volume.content_hash}".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64
