@@ -7,8 +7,10 @@ take longest; the others go file by file to whichever process is free.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from hypothesis import settings
@@ -56,3 +58,35 @@ def local_ray() -> Iterator[None]:
         )
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_bucket() -> Iterator[str]:
+    """A bucket on a real S3 server on loopback; the environment holds its credentials."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        environment.setenv("AWS_ACCESS_KEY_ID", "key-of-the-test")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-test")
+        environment.setenv("AWS_REGION", "us-east-1")
+        urlopen(Request(f"http://{host}:{port}/archives", method="PUT")).close()
+        yield "archives"
+    server.stop()
+
+
+@pytest.fixture
+def upload(s3_bucket: str) -> Callable[[Path], str]:
+    """Stores the files of a folder under a new place of the bucket, and returns its URL."""
+    from unet_batch.storage.stores import open_store
+
+    def to_bucket(folder: Path) -> str:
+        store = open_store(f"s3://{s3_bucket}/{uuid.uuid4().hex}")
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            store.put(path.relative_to(folder).as_posix(), path.read_bytes())
+        return store.url
+
+    return to_bucket

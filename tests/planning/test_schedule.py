@@ -17,9 +17,12 @@ from unet_batch.planning.messages import (
     Predict,
     Publish,
     Read,
+    RegionsLost,
     Release,
     ReplicaGone,
     ReplicaReady,
+    Retire,
+    SeamLost,
     StepKey,
     Stitch,
     VolumeFailed,
@@ -53,13 +56,15 @@ def info(name: str, shape: tuple[int, int, int]) -> VolumeInfo:
     )
 
 
-def plan_of(shapes: list[tuple[int, int, int]], *, min_sweeps: int = 1) -> Plan:
+def plan_of(
+    shapes: list[tuple[int, int, int]], *, min_sweeps: int = 1, memory_budget: int = 40_000
+) -> Plan:
     planner = Planner(
         InferenceSpec(overlap=0.5, batch_size=2),
         (8, 8, 8),
         ModelCost(num_channels=1, num_classes=2),
         ("CT",),
-        memory_budget=40_000,
+        memory_budget=memory_budget,
         min_sweeps=min_sweeps,
     )
     return Plan(planner, [info(f"v{k:02}", shape) for k, shape in enumerate(shapes)])
@@ -69,9 +74,16 @@ class FakeCluster:
     """Carries Instructions out in a random order, and kills Replicas at a given rate."""
 
     def __init__(
-        self, plan: Plan, seed: int, *, kill_rate: float = 0.0, max_kills: int = 5
+        self,
+        plan: Plan,
+        seed: int,
+        *,
+        kill_rate: float = 0.0,
+        max_kills: int = 5,
+        loss_rate: float = 0.0,
     ) -> None:
         self.plan, self.random = plan, random.Random(seed)
+        self.loss_rate, self.losses_left = loss_rate, 2
         self.schedule = Schedule(plan.chains(), plan.volumes, window=2, max_attempts=99)
         self.kill_rate, self.kills_left = kill_rate, max_kills
         self.todo: list[Instruction] = []
@@ -140,14 +152,24 @@ class FakeCluster:
                 self.tell(WasRead(key))
             case Predict():
                 self.predict(one)
+            case Stitch(volume_id, cell) if self.is_lost():
+                self.tell(SeamLost(volume_id, cell, "node gone"))
             case Stitch(volume_id, cell):
                 self.tell(WasStitched(volume_id, cell))
+            case Write(regions) if self.is_lost():
+                self.tell(RegionsLost(regions, "node gone"))
             case Write(regions):
                 for region in regions:
                     self.written[region.volume_id, region.box] += 1
                 self.tell(WasWritten(regions))
             case Publish(volume_ids):
                 self.tell(WasPublished(volume_ids))
+
+    def is_lost(self) -> bool:
+        """Whether the machine that held what is wanted went with it."""
+        lost = self.losses_left > 0 and self.random.random() < self.loss_rate
+        self.losses_left -= lost
+        return lost
 
     def predict(self, one: Predict) -> None:
         """A Sweep's Blocks come in order to the Replica that holds the slab, or are rebuilt."""
@@ -196,6 +218,20 @@ def test_killed_replicas_lose_nothing_and_only_their_own_blocks_run_again(
     assert set(cluster.returned.values()) == {1}
 
 
+@given(shapes, st.integers(1, 3), st.integers(1, 3), st.integers(0, 99))
+def test_results_that_went_with_their_machine_are_made_again(
+    volumes: list[tuple[int, int, int]], sweeps: int, replicas: int, seed: int
+) -> None:
+    plan = plan_of(volumes, min_sweeps=sweeps)
+    cluster = FakeCluster(plan, seed, loss_rate=0.3, kill_rate=0.05)
+    cluster.run(replicas)
+    assert {close.outcome for close in cluster.closed.values()} == {"done"}
+    assert set(cluster.written.values()) == {1}
+    assert set(cluster.written) == {
+        (v.info.id, region) for v in plan.volumes.values() for region in v.write_regions
+    }
+
+
 @given(shapes, st.integers(1, 3), st.integers(0, 99))
 def test_the_window_bounds_what_is_held(
     volumes: list[tuple[int, int, int]], replicas: int, seed: int
@@ -229,6 +265,87 @@ def test_a_step_that_kills_replica_after_replica_is_given_up() -> None:
     (close, *_) = out
     assert close == Close("v00", "quarantined", "3 Replicas died on it; the last: out of memory")
     assert schedule.is_finished
+
+
+def test_a_volume_that_kills_replicas_is_found_out_and_spares_its_pack() -> None:
+    plan = plan_of([(8, 8, 8)] * 3)
+    schedule = Schedule(plan.chains(), plan.volumes, window=9, max_attempts=3)
+    todo, closed, deaths = schedule.start(num_replicas=1), {}, 0
+    todo += schedule.handle(ReplicaReady("r0"))
+    while todo:
+        match todo.pop(0):
+            case Read(key):
+                todo += schedule.handle(WasRead(key))
+            case Predict(_, step, _, _) if any(key.volume_id == "v01" for key in step):
+                deaths += 1
+                todo = [one for one in todo if not isinstance(one, Predict)]
+                todo += schedule.handle(ReplicaGone(f"r{deaths - 1}", "killed"))
+                todo += schedule.handle(ReplicaReady(f"r{deaths}"))
+            case Predict(key, _, replica, _):
+                todo += schedule.handle(WasPredicted(key, replica))
+            case Write(regions):
+                todo += schedule.handle(WasWritten(regions))
+            case Publish(volume_ids):
+                todo += schedule.handle(WasPublished(volume_ids))
+            case Close(volume_id, outcome, reason):
+                closed[volume_id] = outcome, reason
+    assert {name: outcome for name, (outcome, _) in closed.items()} == {
+        "v00": "done",
+        "v01": "quarantined",
+        "v02": "done",
+    }
+    assert closed["v01"][1] == "3 Replicas died on it; the last: killed"
+    assert deaths == 4  # once with its pack, three times alone
+
+
+def test_what_waits_behind_a_killer_is_not_blamed() -> None:
+    plan = plan_of([(16, 16, 16)] * 2, memory_budget=10**6)
+    assert {v.layout.num_blocks for v in plan.volumes.values()} == {1}
+    assert len(list(plan.chains())) == 2
+    schedule = Schedule(plan.chains(), plan.volumes, window=2, max_attempts=1)
+    for read in schedule.start(num_replicas=1):
+        schedule.handle(WasRead(read.key))
+    first, second = [one for one in schedule.handle(ReplicaReady("r")) if isinstance(one, Predict)]
+    out = schedule.handle(ReplicaGone("r", "killed"))
+    closed = [one.volume_id for one in out if isinstance(one, Close)]
+    assert closed == [first.step[0].volume_id] != [second.step[0].volume_id]
+
+
+def test_what_is_lost_again_and_again_is_given_up() -> None:
+    plan = plan_of([(8, 8, 8)])
+    schedule = Schedule(plan.chains(), plan.volumes, window=2, max_attempts=2)
+    out = [*schedule.start(num_replicas=1), *schedule.handle(ReplicaReady("r"))]
+    for _ in range(3):
+        (read,) = [one for one in out if isinstance(one, Read)]
+        (predict,) = schedule.handle(WasRead(read.key))
+        assert isinstance(predict, Predict)
+        landed = schedule.handle(WasPredicted(predict.key, "r"))
+        (write,) = [one for one in landed if isinstance(one, Write)]
+        out = schedule.handle(RegionsLost(write.regions, "node gone"))
+    why = "what was predicted was lost 3 times; the last: node gone"
+    assert Close("v00", "quarantined", why) in out
+    assert schedule.is_finished
+
+
+def test_idle_replicas_are_let_go_when_no_work_can_come_for_them() -> None:
+    plan = plan_of([(8, 8, 8)])
+    schedule = Schedule(plan.chains(), plan.volumes, window=2, max_attempts=2, least_replicas=1)
+    assert schedule.wanted_replicas is None
+    (read,) = schedule.start(num_replicas=3)
+    assert schedule.wanted_replicas == 1
+    assert schedule.handle(ReplicaReady("a")) == []
+    (retired,) = schedule.handle(ReplicaReady("b"))
+    assert isinstance(retired, Retire)
+    (predict,) = schedule.handle(WasRead(read.key))
+    assert isinstance(predict, Predict)
+    assert predict.replica != retired.replica
+
+
+def test_few_long_chains_leave_room_for_the_other_replicas() -> None:
+    plan = plan_of([(200, 8, 8)] * 4)
+    schedule = Schedule(plan.chains(), plan.volumes, window=2, max_attempts=2)
+    reads = [one for one in schedule.start(num_replicas=4) if isinstance(one, Read)]
+    assert len({one.key.chain for one in reads}) == 4
 
 
 def test_late_and_double_returns_do_no_harm() -> None:

@@ -39,7 +39,20 @@ def test_every_field_is_reached_by_an_override() -> None:
 
 def test_a_roi_of_the_wrong_number_of_axes_is_refused() -> None:
     with pytest.raises(SpecError, match="roi"):
-        TrainSpec.load(READY, overrides=["network.spatial_dims=2"])
+        TrainSpec.load(READY, overrides=["network.spatial_dims=2", "roi=[64, 64, 64]"])
+
+
+def test_auto_is_64_voxels_a_side_and_4_patches_for_a_named_network() -> None:
+    spec = TrainSpec.load(READY, overrides=["network.spatial_dims=2"])
+    assert (spec.roi, spec.tile) == ("auto", (64, 64))
+    assert (spec.training.batch_size, spec.training.num_patches) == ("auto", 4)
+
+
+def test_auto_takes_no_arguments() -> None:
+    with pytest.raises(SpecError, match="derives the arguments itself"):
+        TrainSpec.load(READY, overrides=["network.name=auto"])
+    derived = ["network.name=auto", "network.arguments={}"]
+    assert TrainSpec.load(READY, overrides=derived).network.memory_budget == 8 * 2**30
 
 
 @pytest.mark.parametrize(

@@ -13,18 +13,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unet_batch.evaluation.scores import ClassSummary
+from unet_batch.evaluation.scores import Score
+from unet_batch.evaluation.summary import ScoreSummary, summarise
+from unet_batch.planning.specs.scoring import BootstrapSpec
 from unet_batch.reporting.page import (
     ClassValue,
     LegendEntry,
     ReportPage,
     VolumeEntry,
-    class_plot,
+    class_plots,
     format_distance,
     format_ml,
     format_score,
     mean_dice_of,
     render,
+    volume_plot,
     without_credentials,
 )
 from unet_batch.reporting.pictures import Picture, encode
@@ -38,23 +41,36 @@ def picture(plane: str) -> Picture:
     return Picture(plane, data_uri, 60, 40, "slice 9 of 26", "A", "P", "R", "L", f"{plane} of a")
 
 
+def scores(name: str) -> ScoreSummary:
+    dice = (0.8, 0.9, 1.0)
+    rows = [
+        Score(f"{name}{k}", 1, "liver", d, 1500, 1480, 1, 2, 2, 2.345 + k, 0.87)
+        for k, d in enumerate(dice)
+    ]
+    return summarise(rows, bootstrap=BootstrapSpec(resamples=200))
+
+
 def make_page(name: str = "case_1", *, has_truth: bool = True) -> ReportPage:
-    value = ClassValue(LIVER, 1500.0, 1480.0, 0.9) if has_truth else ClassValue(LIVER, 1500.0)
+    known = ClassValue(LIVER, 1500.0, 1480.0, 0.9, 3.3, 0.87)
+    value = known if has_truth else ClassValue(LIVER, 1500.0)
     pictures = (picture("axial"), picture("coronal"))
-    volumes = (VolumeEntry(name, "v1", ("CT",), 0.9, (value,), pictures),)
-    summary = ClassSummary(1, "liver", 0.9, 0.1, 0.8, 0.9, num_scored=1, num_empty=0)
+    findings = () if has_truth else (f"{name} is cut off",)
+    entry = VolumeEntry(name, "v1", ("CT",), 0.9, (value,), pictures, findings=findings)
+    columns = ("dice", "hd95_mm", "surface_dice")
     return ReportPage(
         title=f"Report on {name}",
         facts=(("Archive", "/data/archive"), ("Model", name)),
         made_at=datetime(2026, 3, 7, 9, 5, tzinfo=UTC),
         has_truth=has_truth,
         legend=(LIVER,),
-        summaries=(summary,) if has_truth else (),
-        mean_dice=0.9 if has_truth else None,
-        volumes=volumes,
+        summary=scores(name) if has_truth else ScoreSummary((), {}),
+        volumes=(entry,),
         num_pictured=1,
-        plot=class_plot(volumes, (LIVER,), has_truth=has_truth),
+        plots=class_plots((entry,), (LIVER,), columns)
+        if has_truth
+        else volume_plot((entry,), (LIVER,)),
         left_out=((name, f"{name} is broken"),),
+        tolerance_mm=2.0,
     )
 
 
@@ -104,13 +120,17 @@ def test_links_in_table_and_plot_lead_to_the_pictures() -> None:
     page = Page(render(make_page()))
     targets = {attributes.get("id") for _, attributes in page.tags}
     links = [link["href"] or "" for link in page.all("a")]
-    assert len(links) == 2
+    assert len(links) == 4  # one in the table of Volumes, one in each plot
     assert {link.removeprefix("#") for link in links} <= targets
 
 
 def test_scores_and_left_out_volumes_are_in_the_text() -> None:
     text = " ".join(" ".join(Page(render(make_page())).text).split())
-    assert "0.900 ± 0.100" in text
+    assert "0.900 0." in text  # the mean, and its interval below it
+    assert "surface Dice at 2 mm" in text
+    assert "HD95 3.30 mm, surface 0.870" in text
+    assert "+20.00" in text
+    assert "95 % interval" in text
     assert "1 volume is not in this report" in text
     assert "7 March 2026, 09:05 UTC" in text
     assert "truth, outlined" in text
@@ -121,6 +141,8 @@ def test_without_a_truth_there_is_no_dice_on_the_page() -> None:
     assert "Dice" not in text
     assert "truth" not in text
     assert "1,500" in text
+    assert text.count("case_1 is cut off") == 2
+    assert "stands out" in text
 
 
 def test_a_volume_without_pictures_says_why() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -22,24 +21,6 @@ CLOUDS = {
     "gcs": ("gs", "gcs_bucket"),
 }
 """Scheme, and the fixture that runs a server and names a bucket."""
-
-
-@pytest.fixture(scope="session")
-def s3_bucket() -> Iterator[str]:
-    """A bucket on a real S3 server on loopback; the environment holds its credentials."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        environment.setenv("AWS_ACCESS_KEY_ID", "key-of-the-test")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-test")
-        environment.setenv("AWS_REGION", "us-east-1")
-        urlopen(Request(f"http://{host}:{port}/archives", method="PUT")).close()
-        yield "archives"
-    server.stop()
 
 
 @pytest.fixture(scope="session")

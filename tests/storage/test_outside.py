@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from unet_batch.errors import ConflictError, NotFoundError, StoreError, UnreadableScanError
+from unet_batch.formats.discovery import discover
 from unet_batch.formats.scan import Mask, Scan
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage import outside
 from unet_batch.storage.archive import Archive, content_of_any, open_archive
+from unet_batch.storage.bucket_tree import locator
 from unet_batch.storage.content import content_of
-from unet_batch.storage.outside import OutsideArray, copy_outside, describe_outside, find_images
+from unet_batch.storage.outside import OutsideArray, copy_outside, describe_outside
 from unet_batch.storage.stores import open_store
 from unet_batch.storage.volume import Volume
 
@@ -218,10 +220,25 @@ def test_images_in_a_bucket_are_found_and_read_there(s3_bucket: str, tmp_path: P
     for path in (p for p in (tmp_path / "a.ome.zarr").rglob("*") if p.is_file()):
         store.put(f"sub/{path.relative_to(tmp_path).as_posix()}", path.read_bytes())
     archive = open_archive(f"{place}/archive", create=True)
-    assert find_images(place) == [f"{store.url}/sub/a.ome.zarr"]
-    archive.write_scan(describe_outside(find_images(place)[0], name="a"), source={})
+    (source,) = discover([place], locate=locator()).scans
+    assert source.image == f"{store.url}/sub/a.ome.zarr"
+    archive.write_scan(describe_outside(source.image, name="a"), source={})
     assert np.array_equal(archive["a"].stored[:], VOXELS[:1])
-    assert np.array_equal(copy_outside(find_images(place)[0], name="a").voxels_czyx, VOXELS[:1])
+    assert np.array_equal(copy_outside(source.image, name="a").voxels_czyx, VOXELS[:1])
+
+
+@pytest.mark.parametrize("is_copied", [True, False])
+def test_a_volume_of_ours_keeps_its_modality(
+    archive: Archive, tmp_path: Path, *, is_copied: bool
+) -> None:
+    other = open_archive(tmp_path / "other", create=True)
+    other.write_scan(Scan("v", VOXELS, np.eye(4), ("a", "b"), modality="MR"), source={})
+    path = tmp_path / "other/volumes/v"
+    read = copy_outside if is_copied else describe_outside
+    assert archive.write_scan(read(path, name="v"), source={}).modality == "MR"
+    document = (path / "zarr.json").read_text()
+    (path / "zarr.json").write_text(document.replace('"MR"', '"Jane Doe"'))
+    assert read(path, name="w").modality == "", "codes only"
 
 
 def test_an_absurd_shape_is_refused_before_it_is_read(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from unet_batch.formats.scan import Affine, Mask, Scan
 from unet_batch.planning.volume_info import LabelClass
@@ -15,6 +16,15 @@ from unet_batch.storage.archive import Archive, open_archive
 CLASSES = (LabelClass(0, "background"), LabelClass(4, "cube"))
 Shape = tuple[int, int, int]
 UPRIGHT = np.eye(4)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small run faster on one thread than threads can agree."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from unet_batch.errors import SpecError
-from unet_batch.planning.specs.train import TrainResourceSpec
+from unet_batch.planning.specs.recipe import TrainResourceSpec
 from unet_batch.training.run import cpus_per_worker
 
 

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
-from unet_batch.planning.specs.train import AugmentationSpec, TrainSpec
+from unet_batch.formats.scan import Mask, Scan
+from unet_batch.planning.specs.recipe import AugmentationSpec
+from unet_batch.planning.specs.train import TrainSpec
+from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive
-from unet_batch.training.sampling import Batch, PatchSampler, ReadAhead
+from unet_batch.training.sampling import PatchSampler
 from unet_batch.training.task import plan_training
-from unet_batch.training.volumes import MemoryBudget, open_training_volumes
+from unet_batch.training.volumes import MemoryBudget
+from unet_batch.training.worker import open_volumes
 
 PLAIN = AugmentationSpec(affine=0, contrast=0, gamma=0, noise=0, blur=0, low_resolution=0)
 
@@ -27,14 +31,7 @@ def sampler(archive: Archive, *, rank: int = 0, **changes: object) -> PatchSampl
     }
     spec = TrainSpec.model_validate(fields | changes)
     task = plan_training(archive, spec)
-    volumes = open_training_volumes(
-        archive,
-        task.split.train,
-        truth="truth",
-        classes=task.classes,
-        intensity=spec.intensity,
-        budget=MemoryBudget(2**24),
-    )
+    volumes = open_volumes(task, task.split.train, MemoryBudget(2**24))
     return PatchSampler(volumes, spec, rank=rank)
 
 
@@ -81,48 +78,6 @@ def test_a_volume_smaller_than_the_patch_lies_inside_it(cubes: Callable[..., Arc
     assert int((batch.image[0] != 0).sum()) <= 8**3
 
 
-def constant(step: int) -> Batch:
-    return Batch(torch.full((1,), float(step)), torch.zeros(1))
-
-
-def test_reading_ahead_keeps_the_order_of_the_steps() -> None:
-    with ReadAhead(constant, first=3, last=9, depth=2) as ahead:
-        assert [float(ahead.next().image) for _ in range(7)] == [3, 4, 5, 6, 7, 8, 9]
-
-
-def test_reading_ahead_stops_at_its_depth() -> None:
-    made: list[int] = []
-    reached = threading.Event()
-
-    def make(step: int) -> Batch:
-        made.append(step)
-        if step == 3:
-            reached.set()
-        return constant(step)
-
-    with ReadAhead(make, first=1, last=100, depth=2):
-        assert reached.wait(10)
-    assert made == [1, 2, 3]
-
-
-def test_an_error_in_the_thread_is_raised_where_its_batch_is_asked_for() -> None:
-    def make(step: int) -> Batch:
-        if step == 2:
-            raise ValueError("truncated")
-        return constant(step)
-
-    with ReadAhead(make, first=1, last=3) as ahead:
-        ahead.next()
-        with pytest.raises(ValueError, match="truncated"):
-            ahead.next()
-
-
-def test_reading_ahead_leaves_no_thread_behind() -> None:
-    with ReadAhead(constant, first=1, last=50) as ahead:
-        ahead.next()
-    assert not any(one.name == "read-ahead" for one in threading.enumerate())
-
-
 def test_patches_without_augmentation_are_copies_of_the_scan(
     cubes: Callable[..., Archive],
 ) -> None:
@@ -133,3 +88,91 @@ def test_patches_without_augmentation_are_copies_of_the_scan(
     windows = np.lib.stride_tricks.sliding_window_view(values, (8, 8, 8))
     error = np.abs(windows - batch.image[0, 0].numpy()).max(axis=(3, 4, 5)).min()
     assert error < 1e-3
+
+
+def add_rare(archive: Archive) -> None:
+    """One more Volume, the only one with a voxel of class 7."""
+    voxels = np.random.default_rng(0).normal(100, 20, (1, 40, 40, 40)).astype(np.int16)
+    mask = np.zeros((40, 40, 40), np.uint8)
+    mask[30, 30, 30] = 7
+    classes = (LabelClass(0, "background"), LabelClass(7, "lesion"))
+    archive.write_scan(Scan("rare", voxels, np.eye(4), ("c0",)), source={})
+    archive["rare"].write_labels("truth", Mask(mask, np.eye(4), classes), provenance={})
+
+
+NO_HOLDOUT = {"holdout_share": 0}
+
+
+def test_a_class_that_one_volume_has_is_seen_as_often_as_the_others(
+    cubes: Callable[..., Archive],
+) -> None:
+    archive = cubes(6, shape=(40, 40, 40))
+    add_rare(archive)
+    draws = sampler(
+        archive,
+        split=NO_HOLDOUT,
+        training={"batch_size": 60, "foreground_share": 1.0},
+        augmentation=PLAIN.model_dump(),
+    ).batch(1)
+    has_rare = (draws.truth.flatten(1) == 2).any(1).float().mean()
+    assert 0.3 < float(has_rare) < 0.7
+
+
+@pytest.mark.parametrize("by", ["class", "object"])
+def test_the_spec_says_whether_objects_are_alike(cubes: Callable[..., Archive], by: str) -> None:
+    one = sampler(cubes(), training={"foreground_by": by})
+    one._volumes[0].draw_location(1, np.random.default_rng(0))
+    assert one._volumes[0]._foreground_by == by
+
+
+def test_partial_labels_say_which_classes_each_patch_tells_of(
+    cubes: Callable[..., Archive],
+) -> None:
+    archive = cubes(3)
+    add_rare(archive)
+    training = {"batch_size": 30}
+    whole = sampler(archive, split=NO_HOLDOUT, training=training)
+    assert whole.batch(1).known is None
+    known = sampler(archive, split=NO_HOLDOUT, training=training, partial_labels=True).batch(1)
+    assert known.known is not None
+    assert {tuple(one) for one in known.known.tolist()} == {
+        (True, True, False),
+        (True, False, True),
+    }
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_boundary_weights_come_with_the_patches(
+    cubes: Callable[..., Archive], spatial_dims: int
+) -> None:
+    changes = {
+        "network": {"spatial_dims": spatial_dims, "arguments": {"channels": [4, 8]}},
+        "roi": (12, 16, 16)[3 - spatial_dims :],
+    }
+    loss = {"boundary": 10, "boundary_sigma": 3}
+    weighted = sampler(cubes(), training={"batch_size": 3, "loss": loss}, **changes).batch(1)
+    assert weighted.weights is not None
+    assert weighted.weights.shape == weighted.truth.shape
+    assert float(weighted.weights.min()) == 1
+
+
+def test_elastic_bends_the_patches(cubes: Callable[..., Archive]) -> None:
+    archive = cubes()
+    bent = {"elastic": 1.0, "elastic_sigma": 3.0, "elastic_spacing": 4}
+    patches = [
+        sampler(archive, augmentation=PLAIN.model_dump() | changes).batch(1).image
+        for changes in ({}, bent)
+    ]
+    assert patches[0].shape == patches[1].shape
+    assert not torch.allclose(*patches)
+
+
+def test_threads_draw_what_one_alone_draws(cubes: Callable[..., Archive]) -> None:
+    archive = cubes()
+    alone = [sampler(archive).batch(step) for step in range(6)]
+    shared = sampler(archive)
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(shared.batch, range(6)))
+    for ours, theirs in zip(alone, together, strict=True):
+        assert torch.equal(ours.image, theirs.image)
+        assert torch.equal(ours.truth, theirs.truth)

@@ -16,6 +16,7 @@ from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive
 from unet_batch.tiling.box import Box
+from unet_batch.training.targets import ClassTable
 from unet_batch.training.volumes import MemoryBudget, TrainingVolume, open_training_volumes
 
 CLASSES = (LabelClass(0, "background"), LabelClass(4, "cube"))
@@ -32,7 +33,7 @@ def opened(
         archive,
         list(archive),
         truth="truth",
-        classes=classes,
+        table=ClassTable.of(classes),
         intensity=IntensitySpec(),
         budget=MemoryBudget(max_bytes),
         grid=grid,
@@ -63,7 +64,7 @@ def test_foreground_is_drawn_from_labelled_voxels(cubes: Callable[..., Archive])
     rng = np.random.default_rng(0)
     for max_bytes in (0, 2**20):
         (volume,) = opened(archive, max_bytes)
-        drawn = [volume.draw_foreground(rng) for _ in range(50)]
+        drawn = [volume.draw_location(1, rng) for _ in range(50)]
         assert all(stored[tuple(one)] == 4 for one in drawn if one is not None)
         assert len({tuple(one) for one in drawn if one is not None}) > 10
 
@@ -71,7 +72,7 @@ def test_foreground_is_drawn_from_labelled_voxels(cubes: Callable[..., Archive])
 def test_volumes_share_the_budget(cubes: Callable[..., Archive]) -> None:
     archive = cubes(3)
     volumes = opened(archive, 2 * 12 * 20 * 16 * 3)
-    kept = [isinstance(volume._open()[0], np.ndarray) for volume in volumes]
+    kept = [volume._open() is not None for volume in volumes]
     assert kept == [True, True, False]
 
 
@@ -84,9 +85,8 @@ def test_a_value_that_is_no_class_is_named(cubes: Callable[..., Archive]) -> Non
 
 def test_a_volume_without_foreground_has_none_to_draw(cubes: Callable[..., Archive]) -> None:
     archive = cubes(1)
-    only_background = (LabelClass(0, "background"), LabelClass(7, "absent"))
-    (volume,) = opened(archive, 2**20, only_background)
-    assert volume.draw_foreground(np.random.default_rng(0)) is None
+    (volume,) = opened(archive, 2**20, (*CLASSES, LabelClass(7, "absent")))
+    assert volume.draw_location(2, np.random.default_rng(0)) is None
 
 
 SAGITTAL = np.array([[3.0, 0, 0, 5], [0, 0, -1, 7], [0, 1, 0, 2], [0, 0, 0, 1]])  # z R, y S, x P
@@ -118,19 +118,43 @@ def test_foreground_of_another_grid_is_near_the_labelled_voxels(
     (volume,) = opened(cubes(1, affine=SAGITTAL), 2**20, grid=FINER)
     _, truth = volume.read(Box.from_shape(volume.shape_zyx))
     rng = np.random.default_rng(0)
-    drawn = [volume.draw_foreground(rng) for _ in range(50)]
+    drawn = [volume.draw_location(1, rng) for _ in range(50)]
     hits = [int(truth[tuple(one)]) for one in drawn if one is not None]
     assert len(hits) == 50
     assert np.mean(hits) > 0.8
 
 
-def test_logits_of_another_grid_are_classified_on_the_scans_own(
+def test_kept_on_another_grid_a_region_has_the_same_bits(cubes: Callable[..., Archive]) -> None:
+    archive = cubes(1, affine=SAGITTAL)
+    (kept,), (streamed,) = (opened(archive, size, grid=FINER) for size in (2**20, 0))
+    for ours, theirs in zip(kept.read(REGION), streamed.read(REGION), strict=True):
+        assert torch.equal(ours, theirs)
+    assert kept._open() is not None
+    draws = [
+        [one.draw_location(1, np.random.default_rng(k)) for k in range(9)]
+        for one in (kept, streamed)
+    ]
+    assert np.array_equal(*draws)
+
+
+def test_what_labels_do_not_list_is_unknown_only_where_labels_are_partial(
     cubes: Callable[..., Archive],
 ) -> None:
-    (volume,) = opened(cubes(1, affine=SAGITTAL), 2**20, grid=FINER)
-    _, truth = volume.read(Box.from_shape(volume.shape_zyx))
-    logits = torch.stack([0.5 - truth.float(), truth.float() - 0.5])
-    ours, own = volume.classify(logits), volume.read_truth()
-    assert ours.shape == own.shape == (12, 20, 16)
-    both = (ours & own).sum()
-    assert 2 * both / (ours.sum() + own.sum()) > 0.9
+    archive, more = cubes(1), (*CLASSES, LabelClass(9, "lesion"))
+    fields = {
+        "truth": "truth",
+        "table": ClassTable.of(more),
+        "intensity": IntensitySpec(),
+        "budget": MemoryBudget(0),
+    }
+    (whole,) = open_training_volumes(archive, list(archive), **fields)  # type: ignore[arg-type]
+    (partial,) = open_training_volumes(archive, list(archive), **fields, partial_labels=True)  # type: ignore[arg-type]
+    assert whole.known == (True, True, True)
+    assert partial.known == (True, True, False)
+
+
+def test_the_truth_is_read_on_the_scans_own_grid(cubes: Callable[..., Archive]) -> None:
+    archive = cubes(1, affine=SAGITTAL)
+    (volume,) = opened(archive, 0, grid=FINER)
+    stored = archive["cube_0"].labels["truth"].array.compute()
+    assert np.array_equal(volume.read_truth(REGION), stored[REGION.slices])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,14 @@ from numpy.typing import NDArray
 from unet_batch.errors import ReplicaError, SpecError
 from unet_batch.evaluation.scores import SCORES_SCHEMA
 from unet_batch.formats.scan import Mask, Scan
-from unet_batch.monitoring.events import Event, JobFinished, JobStarted, Scored, VolumeFinished
+from unet_batch.monitoring.events import (
+    ArchiveChecked,
+    Event,
+    JobFinished,
+    JobStarted,
+    Scored,
+    VolumeFinished,
+)
 from unet_batch.planning.specs.evaluate import EvaluateSpec
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive, open_archive
@@ -62,10 +70,13 @@ def test_the_summary_has_dice_by_class_and_names_what_is_missing(
 ) -> None:
     summary = evaluate(spec_of(archive))
     liver, tumour = summary.classes
-    assert (liver.class_name, liver.num_scored, liver.min) == ("liver", 2, 0.5)
-    assert liver.mean == pytest.approx(0.75)
-    assert (tumour.mean, tumour.num_scored, tumour.num_empty) == (1.0, 1, 1)
+    assert (liver.class_name, liver.num_scored, liver.dice.min) == ("liver", 2, 0.5)
+    assert liver.dice.mean == pytest.approx(0.75)
+    assert liver.dice.interval == pytest.approx((0.5, 1.0))
+    assert (tumour.dice.mean, tumour.num_scored, tumour.num_empty) == (1.0, 1, 1)
     assert summary.mean_dice == pytest.approx((0.75 + 1.0) / 2)
+    assert summary.overall["hd95_mm"].mean == pytest.approx(liver.metrics["hd95_mm"].mean / 2)
+    assert summary.overall["volume_error_ml"].mean == pytest.approx(-72 / 1000 / 2)
     assert summary.without_labels == ("unlabelled",)
     assert summary.without_truth == ("untrue",)
     assert summary.num_scored == 2
@@ -80,6 +91,7 @@ def test_the_table_lies_in_the_archive_with_a_row_for_each_volume_and_class(
     assert summary.table == f"{archive.url}/evaluations/net_vs_truth.parquet"
     table = pq.read_table(summary.table)
     assert table.schema.equals(SCORES_SCHEMA)
+    assert table.schema.metadata[b"tolerance_mm"] == b"1.0"
     rows = {(r["volume_id"], r["class_name"]): r for r in table.to_pylist()}
     assert len(rows) == 4
     assert rows["poor", "liver"]["true_ml"] == pytest.approx(3 * 72 / 1000)
@@ -90,10 +102,29 @@ def test_the_table_lies_in_the_archive_with_a_row_for_each_volume_and_class(
 def test_the_table_may_go_elsewhere_and_a_second_run_replaces_it(
     archive: Archive, tmp_path: Path, local_ray: None
 ) -> None:
-    out = tmp_path / "new folder" / "scores.parquet"
-    for _ in range(2):
-        assert evaluate(spec_of(archive, out=str(out))).table == str(out)
-    assert pq.read_table(out).num_rows == 4
+    out = tmp_path / "new folder" / "scores.csv"
+    for metrics in (["hd95"], ["dice"]):
+        summary = evaluate(spec_of(archive, out=str(out), metrics=metrics))
+        assert summary.table == str(out)
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert [row["dice"] for row in rows] == ["1", "1", "0.5", ""]
+    assert {row["hd95_mm"] for row in rows} == {""}
+    assert summary.classes[0].metrics.keys() == {"dice"}
+
+
+@pytest.mark.ray
+def test_without_a_truth_the_odd_masks_are_told(archive: Archive, local_ray: None) -> None:
+    add(archive, "blank", net=mask(liver=0))
+    heard: list[Event] = []
+    summary = evaluate(spec_of(archive, truth=None), listen=heard.append)
+    first = summary.odd[0]
+    assert (first.volume_id, first.findings[0].kind) == ("blank", "empty")
+    assert (summary.mean_dice, summary.num_scored) == (None, 4)
+    assert summary.table == f"{archive.url}/evaluations/net.parquet"
+    (checked,) = (e for e in heard if isinstance(e, ArchiveChecked))
+    assert checked.num_volumes == 4
+    assert checked.outliers["empty"] == 1
+    assert not any(isinstance(e, Scored) for e in heard)
 
 
 @pytest.mark.ray
@@ -130,11 +161,11 @@ def test_no_volume_with_both_is_an_error_that_names_the_labels(
 
 
 @pytest.mark.ray
-def test_an_output_that_is_no_parquet_file_is_refused_before_any_work(
+def test_an_output_of_another_kind_is_refused_before_any_work(
     archive: Archive, local_ray: None
 ) -> None:
     with pytest.raises(SpecError, match=r"\.parquet"):
-        evaluate(spec_of(archive, out="scores.csv"))
+        evaluate(spec_of(archive, out="scores.txt"))
 
 
 def test_without_ray_the_error_says_so(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:

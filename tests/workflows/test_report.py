@@ -81,6 +81,8 @@ def test_without_a_truth_the_odd_ones_come_first(
     summary = report(spec_of(archive, tmp_path / "odd.html"))
     html = (tmp_path / "odd.html").read_text(encoding="utf-8")
     assert pictured(html)[0] == "bad"
+    assert "liver &lt;b&gt; has 0.064 mL, typical are 0.4 mL (" in html
+    assert "is cut off" not in html
     assert (summary.num_volumes, summary.num_pictured, summary.left_out) == (5, 5, {})
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unet_batch.errors import SpecError
+from unet_batch.errors import MemoryBudgetError, SpecError
+from unet_batch.evaluation.measuring import Scoring, score_masks
 from unet_batch.formats.scan import Mask, Scan
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.storage.layout import Layout
-from unet_batch.workflows.scoring import score_pairs, select_pairs
+from unet_batch.workflows.scoring import LabelsPair, score_pair, score_pairs, select_pairs
 
 SHAPE = (6, 10, 12)
 AFFINE = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 1]], dtype=np.float64)
@@ -76,24 +80,58 @@ def test_a_volume_is_cut_into_its_shards(archive: Archive) -> None:
 
 
 @pytest.mark.ray
-def test_counts_of_all_shards_add_up(archive: Archive, local_ray: None) -> None:
-    selection = select_pairs(archive, ["*"], labels="net", truth="truth")
-    (scored,) = score_pairs(selection.pairs, window=2)
-    (score,) = scored.scores
-    assert (score.predicted_voxels, score.true_voxels) == (4 * 120, 3 * 120)
-    assert score.dice == pytest.approx(2 * 3 / 7)
-    assert score.true_ml == pytest.approx(360 * 2 / 1000)
-
-
-@pytest.mark.ray
-def test_a_damaged_volume_does_not_stop_the_others(archive: Archive, local_ray: None) -> None:
+def test_on_ray_shards_add_up_and_a_damaged_volume_does_not_stop_the_others(
+    archive: Archive, local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tasks share the eight Shards; a third joins what they found."""
     add(archive, "damaged", net=organ(), truth=organ())
     labels = Path(archive.url) / "volumes" / "damaged" / "labels" / "truth"
     shard = next(p for p in labels.rglob("*") if p.is_file() and p.name != "zarr.json")
     shard.write_bytes(b"not zstd")
-    selection = select_pairs(archive, ["*"], labels="net", truth="truth")
-    scored = {item.pair.info.id: item for item in score_pairs(selection.pairs, window=4)}
-    assert scored["both"].scores
+    monkeypatch.setattr("unet_batch.workflows.scoring.MAX_PARTS", 2)
+    pairs = select_pairs(archive, ["*"], labels="net", truth="truth").pairs
+    scored = {item.pair.info.id: item for item in score_pairs(pairs, window=2)}
     assert scored["damaged"].scores == ()
     assert "damaged" in scored["damaged"].reason
     assert "Traceback" not in scored["damaged"].reason
+    (score,) = scored["both"].scores
+    assert (score.predicted_voxels, score.true_voxels) == (4 * 120, 3 * 120)
+    assert score.dice == pytest.approx(2 * 3 / 7)
+    assert score.true_ml == pytest.approx(360 * 2 / 1000)
+    assert scored["both"] == replace(score_pair(pair_named(pairs, "both")), seconds=ANY)
+
+
+def pair_named(pairs: Sequence[LabelsPair], name: str) -> LabelsPair:
+    return next(pair for pair in pairs if pair.info.id == name)
+
+
+def test_a_volume_is_scored_here_and_now_as_it_would_be_whole(archive: Archive) -> None:
+    (pair,) = select_pairs(archive, ["both"], labels="net", truth="truth").pairs
+    scored = score_pair(pair, Scoring(tolerance_mm=1.5))
+    spacing = pair.info.spacing_mm
+    whole = score_masks(
+        "both",
+        organ(depth=4),
+        organ(),
+        [ORGAN],
+        spacing_mm=spacing,
+        scoring=Scoring(tolerance_mm=1.5),
+    )
+    assert scored.scores == whole
+    assert scored.placements[0].num_voxels == 4 * 120
+
+
+def test_surfaces_too_rough_for_memory_are_refused_with_what_to_do(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unet_batch.workflows.scoring.MAX_BORDER_VOXELS", 100)
+    (pair,) = select_pairs(archive, ["both"], labels="net", truth="truth").pairs
+    with pytest.raises(MemoryBudgetError, match=r"both: .* border voxels.*--set metrics"):
+        score_pair(pair)
+    assert score_pair(pair, Scoring(metrics=("dice",))).scores[0].dice == pytest.approx(6 / 7)
+
+
+def test_without_a_truth_one_mask_is_read_and_its_volume_known(archive: Archive) -> None:
+    (pair,) = select_pairs(archive, ["no_truth"], labels="net", truth=None).pairs
+    (score,) = score_pair(pair).scores
+    assert (score.predicted_voxels, score.dice, score.true_ml) == (3 * 120, None, None)

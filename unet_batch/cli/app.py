@@ -9,11 +9,12 @@ import sys
 
 import typer
 
-from unet_batch.cli import archive_commands, model_commands
+from unet_batch.cli import archive_commands, job_commands, model_commands
 from unet_batch.cli.catalog_commands import catalog
 from unet_batch.cli.demo_command import demo
 from unet_batch.cli.exits import Exit
 from unet_batch.cli.models_commands import models
+from unet_batch.cli.retrain_command import retrain
 from unet_batch.cli.submit_command import submit
 from unet_batch.errors import UnetBatchError
 
@@ -33,11 +34,18 @@ app.command("ls")(archive_commands.list_volumes)
 app.command()(model_commands.train)
 app.command()(model_commands.bench)
 app.command("plan")(model_commands.plan_job)
+app.command()(retrain)
 app.command()(model_commands.segment)
 app.command()(model_commands.evaluate)
 app.command()(model_commands.report)
 app.command()(archive_commands.export)
 app.command()(submit)
+app.command()(job_commands.jobs)
+app.command()(job_commands.status)
+app.command()(job_commands.logs)
+app.command()(job_commands.pause)
+app.command()(job_commands.cancel)
+app.command()(job_commands.resume)
 app.add_typer(models)
 app.add_typer(catalog)
 

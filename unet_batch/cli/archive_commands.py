@@ -80,7 +80,7 @@ def ingest(
         "copy_ome_zarr": copy,
     }
     request = IngestSpec.load(spec, arguments=arguments, overrides=overrides or ())
-    with job_running(address=address, quiet=as_json) as listen:
+    with job_running(address=address, quiet=as_json, job=("ingest", request)) as listen:
         summary = workflow.ingest(request, listen=listen)
     if as_json:
         print_json(summary)
@@ -193,7 +193,7 @@ def export(
         "out": out,
     }
     request = ExportSpec.load(spec, arguments=arguments, overrides=overrides or ())
-    with job_running(quiet=as_json) as listen:
+    with job_running(quiet=as_json, job=("export", request)) as listen:
         summary = workflow.export(request, listen=listen)
     if as_json:
         print_json(summary)

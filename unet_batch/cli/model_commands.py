@@ -17,6 +17,7 @@ from unet_batch.cli.options import (
     OutOption,
     SetOption,
     SpecOption,
+    TrustNetworkOption,
     TruthOption,
     VolumesOption,
     WhereOption,
@@ -29,6 +30,7 @@ from unet_batch.cli.printing import (
     print_reasons,
     print_scores,
 )
+from unet_batch.planning.control import Control
 from unet_batch.planning.specs.bench import BenchSpec
 from unet_batch.planning.specs.evaluate import EvaluateSpec
 from unet_batch.planning.specs.report import ReportSpec
@@ -41,6 +43,7 @@ def train(
     truth: TruthOption = None,
     volumes: VolumesOption = None,
     out: OutOption = None,
+    trust_network: TrustNetworkOption = None,
     spec: SpecOption = None,
     overrides: SetOption = None,
     metrics_port: MetricsPortOption = None,
@@ -54,9 +57,17 @@ def train(
     from unet_batch.cli.running import job_running
     from unet_batch.workflows import train as workflow
 
-    arguments = {"archive": archive, "truth": truth, "volumes": volumes, "out": out}
+    arguments = {
+        "archive": archive,
+        "truth": truth,
+        "volumes": volumes,
+        "out": out,
+        "trust_network": trust_network,
+    }
     request = TrainSpec.load(spec, arguments=arguments, overrides=overrides or ())
-    with job_running(address=address, metrics_port=metrics_port, quiet=as_json) as listen:
+    with job_running(
+        address=address, metrics_port=metrics_port, quiet=as_json, job=("train", request)
+    ) as listen:
         summary = workflow.train(request, listen=listen)
     if as_json:
         print_json(summary)
@@ -80,6 +91,7 @@ def segment(
     truth: TruthOption = None,
     volumes: VolumesOption = None,
     where: WhereOption = None,
+    trust_network: TrustNetworkOption = None,
     spec: SpecOption = None,
     overrides: SetOption = None,
     metrics_port: MetricsPortOption = None,
@@ -103,16 +115,20 @@ def segment(
         "truth": truth,
         "volumes": volumes,
         "where": where,
+        "trust_network": trust_network,
         "metrics_port": metrics_port,
     }
     request = SegmentSpec.load(spec, arguments=arguments, overrides=overrides or ())
+    control = Control()
     with job_running(
         address=address,
         metrics_port=request.metrics_port,
         metrics_address=request.metrics_address,
         quiet=as_json,
+        job=("segment", request),
+        control=control,
     ) as listen:
-        summary = workflow.segment(request, listen=listen)
+        summary = workflow.segment(request, listen=listen, control=control)
     if as_json:
         print_json(summary)
     else:
@@ -122,6 +138,8 @@ def segment(
                 "done": summary.done,
                 "there already": summary.skipped,
                 "quarantined": len(summary.quarantined),
+                **({"cancelled": summary.cancelled} if summary.cancelled else {}),
+                **({"left": summary.left} if summary.left else {}),
                 "tiles predicted": f"{summary.tiles_predicted} of {summary.tiles_planned} planned",
                 **({"tiles skipped": summary.tiles_skipped} if summary.tiles_skipped else {}),
                 "engine": summary.engine,
@@ -130,7 +148,8 @@ def segment(
             }
         )
     print_reasons("quarantined", summary.quarantined)
-    leave(is_complete=len(summary.quarantined) <= request.allow_quarantined)
+    is_whole = not (summary.cancelled or summary.left)
+    leave(is_complete=is_whole and len(summary.quarantined) <= request.allow_quarantined)
 
 
 def plan_job(
@@ -140,6 +159,7 @@ def plan_job(
     truth: TruthOption = None,
     volumes: VolumesOption = None,
     where: WhereOption = None,
+    trust_network: TrustNetworkOption = None,
     spec: SpecOption = None,
     overrides: SetOption = None,
     metrics_port: MetricsPortOption = None,
@@ -161,6 +181,7 @@ def plan_job(
         "truth": truth,
         "volumes": volumes,
         "where": where,
+        "trust_network": trust_network,
         "metrics_port": metrics_port,
     }
     request = SegmentSpec.load(spec, arguments=arguments, overrides=overrides or ())
@@ -206,7 +227,7 @@ def evaluate(
         "out": out,
     }
     request = EvaluateSpec.load(spec, arguments=arguments, overrides=overrides or ())
-    with job_running(address=address, quiet=as_json) as listen:
+    with job_running(address=address, quiet=as_json, job=("evaluate", request)) as listen:
         summary = workflow.evaluate(request, listen=listen)
     if as_json:
         print_json(summary)
@@ -241,7 +262,7 @@ def report(
         "out": out,
     }
     request = ReportSpec.load(spec, arguments=arguments, overrides=overrides or ())
-    with job_running(address=address, quiet=as_json) as listen:
+    with job_running(address=address, quiet=as_json, job=("report", request)) as listen:
         summary = workflow.report(request, listen=listen)
     if as_json:
         print_json(summary)

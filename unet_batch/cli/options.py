@@ -42,6 +42,13 @@ RegistryOption = Annotated[
     str | None,
     typer.Option("--registry", help="Registry of models; default UNET_BATCH_REGISTRY."),
 ]
+TrustNetworkOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--trust-network",
+        help="Let a network of your own (package.module:callable) be imported: it runs as you.",
+    ),
+]
 AddressOption = Annotated[
     str | None,
     typer.Option("--ray", help="Ray cluster to join; default RAY_ADDRESS, else one embedded."),

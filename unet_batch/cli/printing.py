@@ -128,13 +128,12 @@ def print_scores(summary: EvaluateSummary) -> None:
 
 def print_odd(summary: EvaluateSummary) -> None:
     """The Volumes that stand out without a truth, the gravest first."""
+    from unet_batch.evaluation.checks import texts_of
+
     print_table(
         f"{len(summary.odd)} of {summary.num_scored} masks {summary.labels!r} stand out",
         ("Volume", "why"),
-        [
-            (one.volume_id, "; ".join(finding.text for finding in one.findings))
-            for one in summary.odd[:MAX_PLANNED]
-        ],
+        [(one.volume_id, "; ".join(texts_of(one.findings))) for one in summary.odd[:MAX_PLANNED]],
     )
     print_facts({"all volumes": summary.table})
     _print_left_out(summary)
@@ -150,9 +149,11 @@ def _print_left_out(summary: EvaluateSummary) -> None:
 
 
 def _with_interval(figure: Figure, one: MetricSummary | MeanScore) -> str:
-    """`0.912 (0.884 to 0.934)`."""
-    interval = figure.interval_text(one.interval)
-    return figure.text(one.mean) + (f" ({interval})" if interval else "")
+    """`0.912 [0.884, 0.934]`."""
+    if one.interval is None:
+        return figure.text(one.mean)
+    low, high = map(figure.text, one.interval)
+    return f"{figure.text(one.mean)} [{low}, {high}]"
 
 
 def print_plan(summary: PlanSummary) -> None:

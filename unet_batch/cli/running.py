@@ -12,14 +12,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from unet_batch.errors import SpecError
+import typer
+
+from unet_batch.cli.exits import Exit
+from unet_batch.errors import JobStoppedError, SpecError
 from unet_batch.inference.cluster import ray_running
 from unet_batch.monitoring.events import Listener, fan_out, ignore
 from unet_batch.monitoring.metrics import JobMetrics, serve
 from unet_batch.monitoring.progress import JobConsole, ProgressDisplay
+from unet_batch.planning.control import Control
+from unet_batch.planning.specs.base import SpecModel
 
 LOOPBACK = "127.0.0.1"
 
@@ -31,15 +36,45 @@ def job_running(
     metrics_port: int | None = None,
     metrics_address: str = LOOPBACK,
     quiet: bool = False,
+    job: tuple[str, SpecModel] | None = None,
+    control: Control | None = None,
 ) -> Iterator[Listener]:
-    """Ray, and a Listener that shows the Job on stderr and, if asked, to Prometheus."""
+    """Ray, and a Listener that shows the Job on stderr and, if asked, to Prometheus.
+
+    With `job`, its kind and Spec, the Job is kept with its Archive too, where anyone may watch,
+    pause and cancel it; `control` is told what they want, else the workflow is interrupted.
+    """
     console = JobConsole(stderr=True, quiet=quiet)
-    with (
-        metrics_served(console, port=metrics_port, address=metrics_address) as metrics,
-        ray_running(address),
-        ProgressDisplay(console=console) as display,
-    ):
-        yield fan_out(metrics, display)
+    try:
+        with (
+            metrics_served(console, port=metrics_port, address=metrics_address) as metrics,
+            _kept(job, control, console) as keep,
+            ray_running(address),
+            ProgressDisplay(console=console) as display,
+        ):
+            yield keep(fan_out(metrics, display))
+    except JobStoppedError as error:
+        console.print(str(error), markup=False, highlight=False)
+        raise typer.Exit(Exit.INCOMPLETE) from error
+
+
+@contextmanager
+def _kept(
+    job: tuple[str, SpecModel] | None, control: Control | None, console: JobConsole
+) -> Iterator[Callable[[Listener], Listener]]:
+    """What makes of a Listener one that keeps the Job with its Archive; unchanged without one."""
+    if job is None:
+        yield lambda listen: listen
+        return
+    from unet_batch.workflows.job_run import JobRun, is_obedient
+
+    kind, spec = job
+
+    def tell(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
+
+    with JobRun(kind, spec, control=control, is_resumed=not is_obedient(), tell=tell) as run:
+        yield lambda listen: lambda event: fan_out(run, listen)(run.renamed(event))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The `submit` command: a Spec goes to a cluster and is waited for there."""
+"""The `submit` command: a Spec goes to Ray, here or there, or to Kubernetes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ import yaml
 from pydantic import ConfigDict
 
 from unet_batch.cli.exits import leave
+from unet_batch.cli.job_commands import ServerOption, TokenFileOption, send
 from unet_batch.cli.options import JsonOption, SetOption
 from unet_batch.cli.printing import print_facts, print_json
 from unet_batch.errors import SpecError
 from unet_batch.kubernetes.rayjob import KINDS, Submission
 from unet_batch.planning.specs.base import SpecModel
 from unet_batch.planning.specs.evaluate import EvaluateSpec
+from unet_batch.planning.specs.kinds import load_any
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.specs.train import TrainSpec
 
@@ -39,7 +41,8 @@ KubernetesOption = Annotated[
     bool, typer.Option("--kubernetes", help="As a RayJob: a cluster that ends with the job.")
 ]
 KindOption = Annotated[
-    str, typer.Option(help="What the Spec is for: segment, train, evaluate, retrain.")
+    str | None,
+    typer.Option(help="What the Spec is for: segment, train, ...; default: what its fields fit."),
 ]
 NameOption = Annotated[
     str | None,
@@ -67,7 +70,9 @@ DryRunOption = Annotated[
 def submit(
     spec: SpecArgument,
     kubernetes: KubernetesOption = False,
-    kind: KindOption = "segment",
+    address: ServerOption = None,
+    token_file: TokenFileOption = None,
+    kind: KindOption = None,
     name: NameOption = None,
     namespace: NamespaceOption = None,
     template: TemplateOption = "unet-batch-rayjob",
@@ -78,15 +83,25 @@ def submit(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a Spec on a Kubernetes cluster where the chart helm/unet-batch is installed.
+    """Run a Spec somewhere else: on a Ray cluster, on Kubernetes, or behind this terminal.
 
-    Exit status: 0 it succeeded (or was taken, without --wait), 1 it failed, took too long or
-    was deleted, 2 it could not be submitted.
+    With --address on the Ray cluster whose job server that is; with --kubernetes as a RayJob,
+    where the chart helm/unet-batch is installed; with neither on a Ray of its own here, in a
+    process that outlives the terminal. The same Spec is the same Job: what runs already is found.
+    `status`, `logs`, `pause`, `cancel` and `resume` work from any machine.
 
-    `unet-batch submit jobs/segment.yaml --kubernetes --wait`
+    Exit status: 0 it succeeded (or was taken, without --wait), 1 it failed, left Volumes undone,
+    took too long or was deleted, 2 it was refused.
+
+    `unet-batch submit jobs/segment.yaml --address http://head:8265 --wait`
     """
+    if kubernetes and address is not None:
+        raise SpecError("--kubernetes or --address: a Job goes to one of them")
     if not kubernetes:
-        raise SpecError("say where to: --kubernetes")
+        loaded, checked = load_any(spec, kind=kind, overrides=overrides or ())
+        send(loaded, checked, address, token_file, is_waited_for=wait, as_json=as_json)
+        return
+    kind = kind or load_any(spec, overrides=overrides or ())[0]
     from unet_batch.cli.running import metrics_served
     from unet_batch.monitoring.progress import JobConsole
     from unet_batch.workflows.submit_kubernetes import RayJobSubmitter, Waiting

@@ -40,6 +40,9 @@ FEWEST = 5
 MAX_PAIRED_CLASSES = 16
 """Classes whose places relative to each other are compared: 120 pairs, 1 kB a Volume."""
 
+MAX_TOLD = 4
+"""Findings of one Volume that are written out; a mirrored scan of 60 organs has more."""
+
 _OFTEN = 0.5
 """Share of Volumes in which a class touches the border beyond which that is taken as normal."""
 
@@ -117,6 +120,14 @@ def rank_of(findings: Sequence[Finding]) -> tuple[int, float]:
     return _order(findings[0]) if findings else (len(KINDS), 0.0)
 
 
+def texts_of(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """What to tell a person of one Volume: the gravest findings, and how many more there are."""
+    texts = [one.text for one in findings[:MAX_TOLD]]
+    if len(findings) > MAX_TOLD:
+        texts.append(f"and {len(findings) - MAX_TOLD} more")
+    return tuple(texts)
+
+
 def count_kinds(findings: Mapping[str, Sequence[Finding]]) -> dict[Kind, int]:
     """Volumes by their gravest finding: each is counted once, those without any not at all."""
     counts = Counter(found[0].kind for found in findings.values() if found)
@@ -160,15 +171,20 @@ def _sizes(ml: Values, names: Sequence[str]) -> Iterator[tuple[int, Finding]]:
         others = ml[held[:, k], k]
         if len(others) < FEWEST:
             continue
-        typical = f"{np.median(others):,.3g} mL"
+        typical = _millilitres(float(np.median(others)))
         if held[number, k]:
             far = float(deviations[number, k])
-            text = f"{names[k]} has {ml[number, k]:,.3g} mL, typical are {typical} ({far:.1f} SD)"
+            here = _millilitres(float(ml[number, k]))
+            text = f"{names[k]} has {here}, typical are {typical} ({far:.1f} SD)"
             yield int(number), Finding("volume", text, far)
         else:
             share = len(others) / np.count_nonzero(~np.isnan(ml[:, k]))
             text = f"{names[k]} is missing; {share:.0%} of the masks hold it ({typical})"
             yield int(number), Finding("missing_class", text, share)
+
+
+def _millilitres(ml: float) -> str:
+    return f"{ml:,.0f} mL" if ml >= 100 else f"{ml:.3g} mL"
 
 
 def _named_sides(right: Values, names: Sequence[str]) -> Iterator[tuple[int, Finding]]:

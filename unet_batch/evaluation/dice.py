@@ -13,12 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
 from unet_batch.errors import GeometryError
-from unet_batch.tiling.box import Box
 
 Counts = NDArray[np.int64]
 Voxels = NDArray[np.unsignedinteger]
@@ -90,17 +88,6 @@ def count_overlap(predicted: Voxels, truth: Voxels, class_values: Sequence[int])
     table = joint.reshape(num, num)
     sums = (table.diagonal(), table.sum(axis=1), table.sum(axis=0))
     return Overlap(np.stack([row[1:] for row in sums]))
-
-
-def overlap_of_region(
-    predicted: da.Array, truth: da.Array, class_values: Sequence[int], region: Box
-) -> Overlap:
-    """The Overlap of two lazy masks within `region`, the only voxels that are read."""
-    masks = [
-        np.asarray(lazy[region.slices].compute(scheduler="synchronous"))
-        for lazy in (predicted, truth)
-    ]
-    return count_overlap(masks[0], masks[1], class_values)
 
 
 def require_same_shape(

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -330,10 +331,8 @@ def _with_truth(
     masks: dict[str, dict[str, Place]] = {scan.name: {} for scan in scans}
     for labels, place in truth.items():
         owners: dict[Place, str] = {}
-        for scan in scans:
-            zips = {one.archive for one in scan.paths if isinstance(one, ZipMember)}
-            owner = MaskOwner(scan.folder, scan.stem, scan.name, frozenset(zips))
-            path = find_mask(owner, place, locate)
+        found = each(partial(_mask_of, place=place, locate=locate), scans, at_once="://" in place)
+        for scan, path in zip(scans, found, strict=True):
             if path is None or path in scan.paths:
                 continue
             if owners.setdefault(path, scan.name) != scan.name:
@@ -349,6 +348,11 @@ def _with_truth(
                 f"(the first has folder {scans[0].folder!r} and stem {scans[0].stem!r})"
             )
     return [replace(scan, truth=masks[scan.name]) for scan in scans]
+
+
+def _mask_of(scan: ScanSource, *, place: str, locate: Locate) -> Place | None:
+    zips = frozenset(one.archive for one in scan.paths if isinstance(one, ZipMember))
+    return find_mask(MaskOwner(scan.folder, scan.stem, scan.name, zips), place, locate)
 
 
 def _refuse_clashes(scans: list[ScanSource]) -> None:

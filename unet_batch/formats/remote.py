@@ -264,6 +264,11 @@ class _Stream(io.RawIOBase):
         self._at, self._start, self._piece = 0, 0, b""
         self._ahead = HEAD_BYTES
 
+    @property
+    def name(self) -> str:
+        """What readers call the file."""
+        return str(self._path)
+
     @override
     def readable(self) -> bool:
         return True
@@ -300,7 +305,7 @@ class _Stream(io.RawIOBase):
         tree, key = self._path.tree, self._path.key
         if self._at >= size:
             piece = b""
-        elif stop <= HEAD_BYTES:
+        elif self._at < HEAD_BYTES:
             piece = tree.head(key, version)[self._at :]
         else:
             piece = tree.read(key, self._at, stop, version)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import cast
@@ -30,6 +31,7 @@ from unet_batch.inference.workforce import RayWorkforce, Ref, Workforce
 from unet_batch.inference.writing import Done
 from unet_batch.monitoring import events
 from unet_batch.monitoring.events import Listener
+from unet_batch.planning.control import Control
 from unet_batch.planning.messages import (
     Close,
     Event,
@@ -61,6 +63,19 @@ from unet_batch.tiling.box import Box
 WAKE_S = 1.0  # at the latest, though nothing has ended
 
 
+@dataclass(slots=True)
+class _Workers:
+    """Who worked on a Volume: Replicas and their machines, in order, and the most memory held."""
+
+    replicas: dict[str, None] = field(default_factory=dict)
+    nodes: dict[str, None] = field(default_factory=dict)
+    peak_bytes: int = 0
+
+    def note(self, replica: str, report: ReplicaReport) -> None:
+        self.replicas[replica] = self.nodes[report.node] = None
+        self.peak_bytes = max(self.peak_bytes, report.peak_rss_bytes)
+
+
 class Driver:
     """Runs one Plan to its end.
 
@@ -76,6 +91,7 @@ class Driver:
     on_outcome: called once a Volume, as soon as its outcome is known.
     listen: hears what happens.
     workforce: carries out what is started: Ray's tasks and actors.
+    control: says what is wanted of the Job; asked about once a second.
     """
 
     def __init__(
@@ -90,19 +106,22 @@ class Driver:
         on_outcome: Callable[[Outcome], None],
         listen: Listener = events.ignore,
         workforce: Workforce | None = None,
+        control: Control | None = None,
     ) -> None:
         self._plan, self._schedule, self._pool = plan, schedule, pool
         self._volumes, self._target, self._on_outcome = volumes, target, on_outcome
         self._head = head
         self._listen = listen
         self._workforce = workforce or RayWorkforce()
+        self._control = control or Control()
         self._pending: dict[Ref, Callable[[Ref], Iterable[Event]]] = {}
         self._inputs: dict[StepKey, dict[BlockKey, list[PieceRef]]] = {}
         self._unread: Counter[StepKey] = Counter()
         self._held = HeldCells()
         self._began: dict[str, float] = {}
-        self._worked: dict[str, list[str]] = {}
+        self._worked: dict[str, _Workers] = {}
         self._short: set[str] = set()
+        self._repeated: set[str] = set()  # Replicas may still hold slabs of what ran again
         self._keeper = ReplicaKeeper(pool, self._workforce, listen)
 
     def run(self) -> None:
@@ -113,9 +132,20 @@ class Driver:
         while not self._schedule.is_finished:
             for event in self._next_events():
                 self._carry_out(self._schedule.handle(event))
-            self._expect(self._keeper.match(self._schedule.wanted_replicas))
+            self._obey()
+            most = self._control.max_replicas
+            self._expect(self._keeper.match(self._schedule.wanted_replicas, most=most))
             self._tell_queue()
         self._settle()
+
+    def _obey(self) -> None:
+        """Do what is wanted of the Job by now; little more than a look where that is to run."""
+        match self._control.wanted:
+            case "pause":
+                self._carry_out(self._schedule.drain())
+            case "cancel":
+                self._carry_out(self._schedule.give_up("the Job was cancelled"))
+        self._carry_out(self._schedule.limit_replicas(self._control.max_replicas))
 
     def _settle(self) -> None:
         """Wait for what is still written of Volumes given up: nothing may come late, and last."""
@@ -243,7 +273,8 @@ class Driver:
         self._keep_cells(orders, cells, failed)
         self._tell_predicted(orders, report)
         for key in call.step:
-            self._worked.setdefault(key.volume_id, []).append(call.replica)
+            workers = self._worked.setdefault(key.volume_id, _Workers())
+            workers.note(call.replica, report)
         yield WasPredicted(call.key, call.replica, failed)
 
     def _keep_cells(
@@ -290,6 +321,7 @@ class Driver:
     def _was_stitched(self, volume_id: str, cell: Cell, labels: Ref, ref: Ref) -> Iterable[Event]:
         done = self._result(ref, [volume_id])
         if isinstance(done, str):
+            self._repeated.add(volume_id)
             yield SeamLost(volume_id, cell, done)
             return
         self._listen(events.StageTimed("stitch", done.seconds, done.num_bytes))
@@ -312,6 +344,7 @@ class Driver:
     def _was_written(self, regions: tuple[Region, ...], ref: Ref) -> Iterable[Event]:
         done = self._result(ref, [region.volume_id for region in regions])
         if isinstance(done, str):
+            self._repeated.update(region.volume_id for region in regions)
             yield RegionsLost(regions, done)
             return
         voxels = sum(region.box.num_voxels for region in regions)
@@ -372,12 +405,22 @@ class Driver:
 
     def _close(self, close: Close) -> None:
         self._held.drop(close.volume_id)
-        if close.outcome == "quarantined":
+        if close.outcome != "done" or close.volume_id in self._repeated:
             self._pool.forget(close.volume_id)
+        self._repeated.discard(close.volume_id)
         began = self._began.pop(close.volume_id, perf_counter())
-        replicas = tuple(dict.fromkeys(self._worked.pop(close.volume_id, [])))
+        workers = self._worked.pop(close.volume_id, _Workers())
         seconds = perf_counter() - began
         is_short = close.outcome == "quarantined" and close.volume_id in self._short
         self._on_outcome(
-            Outcome(close.volume_id, close.outcome, close.reason, seconds, replicas, is_short)
+            Outcome(
+                close.volume_id,
+                close.outcome,
+                close.reason,
+                seconds,
+                tuple(workers.replicas),
+                is_short,
+                nodes=tuple(workers.nodes),
+                peak_bytes=workers.peak_bytes,
+            )
         )

@@ -33,9 +33,13 @@ class ReplicaKeeper:
         """All Replicas of the pool, and those that are missing. `wanted` None: all there may be."""
         yield from self._pool.start_all(self._number(wanted))
 
-    def match(self, wanted: int | None) -> Starting:
-        """Start what is missing; end what has not begun and is wanted no more."""
+    def match(self, wanted: int | None, *, most: int | None = None) -> Starting:
+        """Start what is missing; end what has not begun and is wanted no more.
+
+        `most` is what other Jobs leave to this one.
+        """
         number = self._number(wanted)
+        number = number if most is None else min(number, most)
         while len(self._pool) < number:
             yield self._pool.start()
         if len(self._pool) > number:

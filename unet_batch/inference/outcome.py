@@ -32,12 +32,15 @@ class Target:
 class Outcome:
     """What became of one Volume; `seconds` from its first read to its end.
 
-    `is_short`: it was given up where memory ran out, and may pass in smaller Blocks.
+    `is_short`: it was given up where memory ran out, and may pass in smaller Blocks. `nodes` are
+    the machines of its `replicas`, `peak_bytes` the most memory that one of those held.
     """
 
     volume_id: str
-    outcome: Literal["done", "quarantined"]
+    outcome: Literal["done", "quarantined", "cancelled"]
     reason: str
     seconds: float
     replicas: tuple[str, ...]
     is_short: bool = False
+    nodes: tuple[str, ...] = ()
+    peak_bytes: int = 0

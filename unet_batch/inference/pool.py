@@ -80,10 +80,11 @@ class ReplicaPool:
         size: ReplicaSize,
         roi_zyx: tuple[int, int, int],
         engine: EngineKind = "torch",
+        trust_network: bool = False,
     ) -> None:
         self.size = size
         self._arguments = (tuple(models), inference)
-        self._roi_zyx, self._engine = roi_zyx, engine
+        self._roi_zyx, self._engine, self._trust_network = roi_zyx, engine, trust_network
         self._actors: dict[str, Any] = {}
         self._names = (f"replica-{k}" for k in count())
         self._failed_starts = 0
@@ -119,6 +120,7 @@ class ReplicaPool:
             roi_zyx=self._roi_zyx,
             engine=self._engine,
             num_threads=self.size.num_cpus,
+            trust_network=self._trust_network,
         )
         self._actors[name] = actor
         for _ in range(IO_WORKERS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from resource import RUSAGE_SELF, getrusage
@@ -34,7 +35,7 @@ class ReplicaReport:
 
     `failures` has a reason for each Block, empty where it was predicted; `short` says of each
     whether a smaller Block might have had enough memory. `seconds` says where the call's time
-    went; `busy_s` is all of it. `warnings` are for a person.
+    went; `busy_s` is all of it. `warnings` are for a person. `node` is the Replica's machine.
     """
 
     failures: tuple[str, ...]
@@ -45,6 +46,7 @@ class ReplicaReport:
     num_skipped: int = 0
     short: tuple[bool, ...] = ()
     warnings: tuple[str, ...] = ()
+    node: str = ""
 
 
 class Replica:
@@ -61,12 +63,16 @@ class Replica:
         roi_zyx: tuple[int, int, int],
         engine: EngineKind,
         num_threads: int,
+        trust_network: bool = False,
     ) -> None:
         tune_process(num_threads)
-        self._bundles = bundles = [load_model(model) for model in models]
+        self._bundles = bundles = [
+            load_model(model, trust_network=trust_network) for model in models
+        ]
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._frame, self._precision = Frame.of(bundles[0], roi_zyx), inference.precision
         self._head, self._is_warm = Head.of(bundles, inference), False
+        self._node = _this_node()
         self._predictor = Predictor(
             load_engine(
                 engine,
@@ -122,6 +128,7 @@ class Replica:
             peak_rss_bytes=1024 * getrusage(RUSAGE_SELF).ru_maxrss,  # Linux counts in KiB
             short=tuple(short),
             warnings=self._predictor.take_warnings(),
+            node=self._node,
         )
         return (report, *(cell for block in cells for cell in block))
 
@@ -152,6 +159,13 @@ class Replica:
     def forget(self, volume_id: str) -> None:
         """Drop the slabs of a Volume that was given up."""
         self._predictor.forget(volume_id)
+
+
+def _this_node() -> str:
+    """The machine, and which of Ray's nodes on it; several may share one."""
+    if not ray.is_initialized():
+        return socket.gethostname()
+    return f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}"
 
 
 def _fetch(pieces: Sequence[PieceRef]) -> list[Piece] | str:

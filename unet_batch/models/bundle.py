@@ -60,6 +60,7 @@ class BundleConfig(SpecModel):
     scores: figures of the training, such as the mean Dice of held-back Volumes.
     data_hashes: content hash of each Volume it was trained on.
     train_spec: the TrainSpec, as a record.
+    network_reasons: why the network and its tile are as they are, where they were derived.
     """
 
     format_version: Literal[1] = 1
@@ -77,6 +78,7 @@ class BundleConfig(SpecModel):
     scores: dict[str, float] = Field(default_factory=dict)
     data_hashes: dict[str, str] = Field(default_factory=dict)
     train_spec: dict[str, Any] = Field(default_factory=dict)
+    network_reasons: tuple[str, ...] = ()
     # Never read from a file: a Bundle cannot ask for its own code to be trusted.
     _trust_network: bool = PrivateAttr(default=False)
 

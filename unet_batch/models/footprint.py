@@ -1,4 +1,4 @@
-"""Footprint: the bytes and operations of a forward pass, without running it.
+"""Footprint: the bytes and operations of a forward pass or training step, without running it.
 
 The network runs on torch's meta device, where tensors have shapes but no memory, and every
 storage an operation makes is counted for as long as Python holds it. Scratch space inside
@@ -54,6 +54,23 @@ def forward_cost(
         live.count(batch)
         skeleton(batch)
     return ForwardCost(int(live.peak), float(counter.get_total_flops()))
+
+
+def step_bytes(
+    network: torch.nn.Module, batch_shape: Sequence[int], *, dtype: torch.dtype = torch.float32
+) -> int:
+    """Peak bytes of a forward and backward pass in training mode: activations and gradients.
+
+    Weights, the optimiser and the loss itself are not counted; the rest is as `forward_cost`.
+    """
+    skeleton = copy.deepcopy(network).to(device="meta", dtype=dtype).train()
+    batch = torch.empty(tuple(batch_shape), dtype=dtype, device="meta")
+    with _LiveBytes() as live:
+        live.count(batch)
+        outputs = skeleton(batch)
+        levels = outputs if isinstance(outputs, list) else [outputs]
+        torch.autograd.backward([level.mean() for level in levels])
+    return int(live.peak)
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -114,6 +114,13 @@ class ArchiveChecked:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkDerived:
+    """A training derived its network from the Volumes: what it chose and why, line by line."""
+
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TrainStep:
     """One optimiser step of rank 0. Not every step is told: `step` counts all of them."""
 
@@ -183,6 +190,7 @@ Event = (
     | Scored
     | ModelLoaded
     | ArchiveChecked
+    | NetworkDerived
     | TrainStep
     | Validated
     | StoppedEarly

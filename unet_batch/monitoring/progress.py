@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from unet_batch.monitoring.events import Event, Outcome, Warned
+from unet_batch.monitoring.events import Event, NetworkDerived, Outcome, Warned
 from unet_batch.monitoring.tally import Progress, Tally
 
 LINE_EVERY_S = 30.0
@@ -75,8 +75,7 @@ class ProgressDisplay:
 
     def _add(self, event: Event) -> None:
         self._tally(event)
-        if isinstance(event, Warned):
-            text = f"warning: {event.text}"
+        for text in _lines_of(event):
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
         if self._live is None and self._clock() - self._last_line >= LINE_EVERY_S:
             self._print_line()
@@ -116,6 +115,17 @@ class ProgressDisplay:
             act()
         except Exception:  # noqa: BLE001 - watching must never break what is watched
             self._is_broken = True
+
+
+def _lines_of(event: Event) -> list[str]:
+    """What is printed as soon as it happens, and stays."""
+    match event:
+        case Warned():
+            return [f"warning: {event.text}"]
+        case NetworkDerived():
+            return [f"network: {reason}" for reason in event.reasons]
+        case _:
+            return []
 
 
 def describe(progress: Progress) -> str:
@@ -197,8 +207,7 @@ def _facts(progress: Progress) -> list[tuple[str, str]]:
 def _counts(progress: Progress) -> list[str]:
     counts = []
     if progress.num_volumes:
-        done = progress.outcomes.get("done", 0) + progress.outcomes.get("skipped", 0)
-        counts.append(f"{done} of {progress.num_volumes} volumes")
+        counts.append(f"{progress.num_done} of {progress.num_volumes} volumes")
     others: tuple[Outcome, ...] = ("skipped", "quarantined", "cancelled")
     counts += [f"{n} {o}" for o in others if (n := progress.outcomes.get(o, 0))]
     if step := progress.training:

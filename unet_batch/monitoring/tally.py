@@ -75,6 +75,11 @@ class Progress:
     is_finished: bool = False
 
     @property
+    def num_done(self) -> int:
+        """Volumes whose result is there, made now or before."""
+        return self.outcomes.get("done", 0) + self.outcomes.get("skipped", 0)
+
+    @property
     def volumes_left(self) -> int:
         """Volumes without an outcome so far."""
         return max(self.num_volumes - sum(self.outcomes.values()), 0)

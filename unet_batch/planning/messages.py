@@ -79,7 +79,7 @@ class Close:
     """A Volume reached its outcome; its parts may be forgotten everywhere."""
 
     volume_id: str
-    outcome: Literal["done", "quarantined"]
+    outcome: Literal["done", "quarantined", "cancelled"]
     reason: str = ""
 
 

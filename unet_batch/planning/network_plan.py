@@ -213,8 +213,10 @@ def _shrunk(tile: Shape, scans: Scans) -> Shape | None:
     divisor = halvings(tile, scans.spacing_mm).divisor
     shape = scans.median_shape
     for axis in sorted(range(len(tile)), key=lambda a: -tile[a] / shape[a]):
-        less = max(tile[axis] - divisor[axis], min(MIN_EDGE, tile[axis]))
-        smaller = _padded((*tile[:axis], less, *tile[axis + 1 :]), scans.spacing_mm)
+        # From the scan's own sizes: other axes may now need less padding, or more.
+        sizes = [min(n, most) for n, most in zip(tile, shape, strict=True)]
+        sizes[axis] = max(tile[axis] - divisor[axis], min(MIN_EDGE, tile[axis]))
+        smaller = _padded(tuple(sizes), scans.spacing_mm)
         if prod(smaller) < prod(tile):
             return smaller
     return None

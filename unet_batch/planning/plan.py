@@ -193,12 +193,17 @@ class Plan:
         return max(footprints, key=lambda one: one.total, default=None)
 
     def chains(self) -> Iterator[Chain]:
-        """Chains of large volumes, and packs of small ones, in the Catalog's order."""
-        pack: list[VolumePlan] = []
-        for volume in self.volumes.values():
-            if volume.layout.num_blocks > 1 or volume.num_tiles >= self._pack_tiles:
+        """Chains of large volumes, the largest first, then packs of small ones.
+
+        So that no Replica begins a large one when the others are through; volumes of a size
+        come in the Catalog's order.
+        """
+        volumes = self.volumes.values()
+        for volume in sorted(volumes, key=lambda one: one.num_tiles, reverse=True):
+            if not self._is_small(volume):
                 yield from volume.chains()
-                continue
+        pack: list[VolumePlan] = []
+        for volume in filter(self._is_small, volumes):
             pack.append(volume)
             if self._is_full(pack):
                 yield _packed(pack)
@@ -209,6 +214,9 @@ class Plan:
     @property
     def _pack_tiles(self) -> int:
         return PACK_BATCHES * self.planner.inference.batch_size
+
+    def _is_small(self, volume: VolumePlan) -> bool:
+        return volume.layout.num_blocks == 1 and volume.num_tiles < self._pack_tiles
 
     def _is_full(self, pack: Sequence[VolumePlan]) -> bool:
         return sum(volume.num_tiles for volume in pack) >= self._pack_tiles

@@ -30,18 +30,20 @@ class Round(SpecModel):
     request: digest of what was asked for, in so far as it decides the challenger.
     champion: the version to beat; None where there is none yet.
     num_new: Volumes that were labelled, or whose truth changed, since the champion.
+    challenger: the version that was trained; None until it is.
     """
 
     request: str
     champion: int | None
     data: DataUse
     num_new: int = Field(ge=0)
+    challenger: int | None = None
     is_finished: bool = False
 
     @property
     def id(self) -> str:
         """8 hex digits: the same request on the same Volumes against the same champion."""
-        content = self.model_dump_json(exclude={"is_finished", "num_new"})
+        content = self.model_dump_json(exclude={"challenger", "is_finished", "num_new"})
         return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
@@ -100,8 +102,7 @@ def new_since(volumes: Iterable[UsedVolume], known: DataUse | None) -> tuple[Use
     return tuple(
         one
         for one in volumes
-        if truths.get(one.content_hash, None if one.truth_key else "new")
-        not in {one.truth_key, ""}
+        if one.content_hash not in truths or truths[one.content_hash] not in {"", one.truth_key}
     )
 
 
@@ -124,7 +125,7 @@ def why_not_to_train(
         if num_new < spec.min_new:
             return (
                 f"{num_new} of {len(volumes)} Volumes with the truth {spec.truth!r} are new since"
-                f" {version}, {what}; min_new is {spec.min_new}"
+                f" {version}, {what}, and min_new is {spec.min_new} (0 trains all the same)"
             )
     return None
 

@@ -14,9 +14,7 @@ double returns do no harm. Nothing that is done at an event takes longer in a lo
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 from unet_batch.planning.landing import Landing
 from unet_batch.planning.messages import (
@@ -44,19 +42,9 @@ from unet_batch.planning.messages import (
     Write,
 )
 from unet_batch.planning.plan import BlockKey, Chain, Step, VolumePlan
-from unet_batch.planning.underway import ChainState, ChainsUnderWay
+from unet_batch.planning.underway import ChainState, ChainsUnderWay, VolumeUnderWay
 
 PIPELINE_DEPTH = 2  # calls a Replica has waiting, so that it never idles between two
-
-
-@dataclass(slots=True)
-class _Volume:
-    """A Volume under way: what has landed, its Chains, what runs again and how often it did."""
-
-    landing: Landing
-    chains: set[int] = field(default_factory=set)
-    again: set[BlockKey] = field(default_factory=set)
-    losses: Counter[BlockKey] = field(default_factory=Counter)
 
 
 class Schedule:
@@ -85,9 +73,10 @@ class Schedule:
     ) -> None:
         self._upcoming, self._plans = chains, volumes
         self._window, self._max_attempts = window, max_attempts
-        self._is_drained = False
+        self._is_drained = self._is_draining = False
+        self._most_replicas: int | None = None
         self._chains = ChainsUnderWay()
-        self._volumes: dict[str, _Volume] = {}
+        self._volumes: dict[str, VolumeUnderWay] = {}
         self._closed: set[str] = set()
         self._replicas: dict[str, list[StepKey]] = {}
         self._max_unwritten_voxels = max_unwritten_voxels
@@ -103,8 +92,8 @@ class Schedule:
     def in_flight(self) -> dict[str, int]:
         """Pieces of work by stage: Steps that are read, wait or are predicted; the rest."""
         return {
-            "read": sum(len(chain.reading) for chain in self._chains),
-            "wait": sum(len(chain.read) for chain in self._chains),
+            "read": self._chains.num_reading,
+            "wait": self._chains.num_read,
             "predict": sum(map(len, self._replicas.values())),
             "stitch": self._stitching,
             "write": self._writing,
@@ -129,6 +118,26 @@ class Schedule:
     def start(self, *, num_replicas: int) -> list[Instruction]:
         """The first reads: enough for `num_replicas` that are still loading."""
         return list(self._fill(num_replicas * self._window))
+
+    def drain(self) -> list[Instruction]:
+        """Begin no Volume from now on; those under way are finished."""
+        self._is_draining = True
+        return list(self._fill(max(1, len(self._replicas)) * self._window))
+
+    def give_up(self, reason: str) -> list[Instruction]:
+        """Cancel the Volumes under way, and begin no more."""
+        self._is_drained = True
+        under_way = list(self._volumes)
+        return [
+            one
+            for volume_id in under_way
+            for one in self._close(Close(volume_id, "cancelled", reason))
+        ]
+
+    def limit_replicas(self, most: int | None) -> list[Instruction]:
+        """Give work to `most` Replicas only; the others end when they have done theirs."""
+        self._most_replicas = most
+        return list(self._retire())
 
     def handle(self, event: Event) -> list[Instruction]:
         """What follows from `event`."""
@@ -175,11 +184,17 @@ class Schedule:
     # ---- reading and predicting -----------------------------------------------------------
 
     def _fill(self, room: int) -> Iterator[Instruction]:
-        """Read on in the Chains under way, then begin new ones, while the window has room."""
+        """Read on in the Chains under way, then begin new ones, while the window has room.
+
+        A Chain gets more than a Replica's share of it only where no other can be begun: few
+        long ones would leave nothing for the Replicas without one.
+        """
         while self._chains.num_held < room:
-            number = self._chains.to_read()
+            number = self._chains.to_read(below=self._window)
             if number is None:
                 number = self._begin_chain()
+            if number is None:
+                number = self._chains.to_read(below=room)
             if number is None:
                 return
             chain = self._chains[number]
@@ -195,6 +210,8 @@ class Schedule:
         if self._writing and self._unwritten_voxels > self._max_unwritten_voxels:
             return None  # the stores are behind: let them catch up before more is begun
         for steps in self._upcoming:
+            if self._is_draining and not any(self._volumes_of(steps)):
+                break
             for volume_id in {key.volume_id for step in steps for key in step}:
                 self._open(volume_id)
             if any(self._living(step) for step in steps):
@@ -204,17 +221,22 @@ class Schedule:
 
     def _begin(self, steps: Chain, *, rebuild: bool = False) -> int:
         number = self._chains.begin(steps, rebuild=rebuild)
-        for volume in self._volumes_of(steps):
-            volume.chains.add(number)
+        for key in {key.volume_id: key for step in steps for key in step}.values():
+            if key.volume_id in self._volumes:
+                self._volumes[key.volume_id].chains[number] = key.sweep
         return number
 
     def _end(self, number: int) -> ChainState:
         chain = self._chains.end(number)
         for volume in self._volumes_of(chain.steps):
-            volume.chains.discard(number)
+            self._begin_repeat(volume, volume.chains.pop(number))
         return chain
 
-    def _volumes_of(self, steps: Chain) -> Iterator[_Volume]:
+    def _begin_repeat(self, volume: VolumeUnderWay, sweep: int) -> None:
+        if steps := volume.take_repeat(sweep):
+            self._begin(steps, rebuild=steps[0][0].number > 0)
+
+    def _volumes_of(self, steps: Chain) -> Iterator[VolumeUnderWay]:
         for volume_id in {key.volume_id for step in steps for key in step}:
             if volume_id in self._volumes:
                 yield self._volumes[volume_id]
@@ -228,9 +250,13 @@ class Schedule:
 
     def _assign(self) -> Iterator[Instruction]:
         """Give Replicas with room what was read: one call each, then one more to wait."""
+        leaving = self._leaving()
         for depth in range(1, PIPELINE_DEPTH + 1):
             for replica, calls in self._replicas.items():
-                if len(calls) >= depth:
+                if not self._chains.has_ready:
+                    return
+                is_through = replica in leaving and not self._chains.bound_to(replica)
+                if len(calls) >= depth or is_through:
                     continue
                 key = self._chains.step_for(replica)
                 if key is not None:
@@ -247,7 +273,10 @@ class Schedule:
         return Predict(key, step, replica, chain.must_rebuild(key.number))
 
     def _retire(self) -> Iterator[Instruction]:
-        """Let Replicas go for which neither Chains under way nor new ones have work."""
+        """Let Replicas go that are too many, or for which no Chain has or will have work."""
+        for replica in [one for one in self._leaving() if self._is_idle(one)]:
+            del self._replicas[replica]
+            yield Retire(replica)
         if not self._is_drained or self._least_replicas is None:
             return
         spare = min(
@@ -258,6 +287,10 @@ class Schedule:
         for replica in idle[:spare]:
             del self._replicas[replica]
             yield Retire(replica)
+
+    def _leaving(self) -> list[str]:
+        """Replicas that get no new Chain: those beyond the limit."""
+        return [] if self._most_replicas is None else list(self._replicas)[self._most_replicas :]
 
     def _is_idle(self, replica: str) -> bool:
         return not self._replicas[replica] and not self._chains.bound_to(replica)
@@ -303,7 +336,7 @@ class Schedule:
                 yield from self._repeat(volume, volume.landing.lose_region(region), reason)
 
     def _repeat(
-        self, volume: _Volume, blocks: Iterable[BlockKey], reason: str
+        self, volume: VolumeUnderWay, blocks: Iterable[BlockKey], reason: str
     ) -> Iterator[Instruction]:
         """Predict Blocks again whose results are gone, unless they are under way."""
         for key in sorted(blocks):
@@ -315,7 +348,9 @@ class Schedule:
                 yield from self._close(Close(key.volume_id, "quarantined", why))
                 return
             volume.again.add(key)
-            self._begin(((key,),), rebuild=key.number > 0)
+            volume.wait.add(key)
+        for sweep in sorted({key.sweep for key in volume.wait}):
+            self._begin_repeat(volume, sweep)
 
     # ---- landing, writing, publishing -----------------------------------------------------
 
@@ -377,7 +412,7 @@ class Schedule:
 
     def _open(self, volume_id: str) -> None:
         if volume_id not in self._volumes and volume_id not in self._closed:
-            self._volumes[volume_id] = _Volume(Landing(self._plans[volume_id]))
+            self._volumes[volume_id] = VolumeUnderWay(Landing(self._plans[volume_id]))
 
     def _living(self, step: Step) -> Step:
         """The Blocks of a Step whose Volumes have not been given up."""

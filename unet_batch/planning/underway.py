@@ -1,4 +1,4 @@
-"""Underway: the Chains that have begun, and which of them wait for what.
+"""Underway: the Chains and Volumes that have begun, and which of them wait for what.
 
     to be read ──> read, free for any Replica ──> bound to the Replica that holds the slab
         ^                                                 │
@@ -11,11 +11,12 @@ do next, how much is held) is answered without walking over all Chains.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+from unet_batch.planning.landing import Landing
 from unet_batch.planning.messages import StepKey
-from unet_batch.planning.plan import Chain
+from unet_batch.planning.plan import BlockKey, Chain
 
 READ_AHEAD = 2  # Steps of a Chain that are read before the Replica asks for them
 
@@ -78,23 +79,61 @@ class ChainState:
         return again
 
 
+@dataclass(slots=True)
+class VolumeUnderWay:
+    """A Volume under way.
+
+    `chains` are its Chains, with the Sweep that each walks; `again` the Blocks that must run
+    again, of which those that `wait` have not begun; `losses` says how often one was lost.
+    """
+
+    landing: Landing
+    chains: dict[int, int] = field(default_factory=dict)
+    again: set[BlockKey] = field(default_factory=set)
+    wait: set[BlockKey] = field(default_factory=set)
+    losses: Counter[BlockKey] = field(default_factory=Counter)
+
+    def take_repeat(self, sweep: int) -> Chain:
+        """The first run of Blocks of a Sweep that wait; none while the Sweep is walked.
+
+        A Replica holds one slab of a Sweep, which two Chains would spoil for each other.
+        """
+        if sweep in self.chains.values():
+            return ()
+        waiting = sorted(key for key in self.wait if key.sweep == sweep)
+        run = [key for k, key in enumerate(waiting) if key.number == waiting[0].number + k]
+        self.wait.difference_update(run)
+        return tuple((key,) for key in run)
+
+
+class _Place(NamedTuple):
+    """Where a Chain was sorted last, and what of it was counted."""
+
+    replica: str | None = None
+    is_ready: bool = False
+    num_held: int = 0
+    num_reading: int = 0
+    num_read: int = 0
+
+
 class ChainsUnderWay:
-    """The Chains that have begun, by number. `note` what changed, and it is found again."""
+    """The Chains that have begun, by number. `note` what changed, and it is found again.
+
+    `num_held` counts Steps whose voxels are held; of them `num_reading` are being read, and
+    `num_read` wait for a Replica.
+    """
 
     def __init__(self) -> None:
+        self.num_held = self.num_reading = self.num_read = 0
         self._chains: dict[int, ChainState] = {}
+        self._places: dict[int, _Place] = {}
         self._num_begun = 0
         self._readable: set[int] = set()
-        self._free: set[int] = set()
         self._bound: dict[str, set[int]] = {}
-        self._places: dict[int, tuple[str | None, int]] = {}
-        self.num_held = 0
+        self._ready: dict[str | None, set[int]] = {}  # by Replica; None: free for any
 
     def __len__(self) -> int:
         return len(self._chains)
-
-    def __iter__(self) -> Iterator[ChainState]:
-        return iter(self._chains.values())
 
     def __getitem__(self, number: int) -> ChainState:
         return self._chains[number]
@@ -113,61 +152,72 @@ class ChainsUnderWay:
 
     def end(self, number: int) -> ChainState:
         """Forget a Chain."""
-        chain = self._chains.pop(number)
-        replica, held = self._places.pop(number)
-        self.num_held -= held
-        self._unbind(replica, number)
+        self._sort(number, _Place())
         self._readable.discard(number)
-        self._free.discard(number)
-        return chain
+        del self._places[number]
+        return self._chains.pop(number)
 
     def note(self, number: int) -> None:
         """A Chain has changed: sort it anew."""
         chain = self._chains[number]
-        was_bound, was_held = self._places.get(number, (None, 0))
-        if was_bound != chain.replica:
-            self._unbind(was_bound, number)
-            if chain.replica is not None:
-                self._bound.setdefault(chain.replica, set()).add(number)
-        self._places[number] = (chain.replica, chain.num_held)
-        self.num_held += chain.num_held - was_held
-        _put(self._readable, number, is_in=chain.wants_reading)
-        _put(self._free, number, is_in=chain.replica is None and chain.wants_predicting)
+        reading, read = len(chain.reading), len(chain.read)
+        is_ready = chain.wants_predicting
+        self._sort(number, _Place(chain.replica, is_ready, chain.num_held, reading, read))
+        if chain.wants_reading:
+            self._readable.add(number)
+        else:
+            self._readable.discard(number)
 
-    def to_read(self) -> int | None:
-        """The oldest Chain whose next Step may be read."""
-        return min(self._readable, default=None)
+    def to_read(self, *, below: int) -> int | None:
+        """The oldest Chain that holds fewer than `below` Steps and whose next may be read."""
+        return min(
+            (number for number in self._readable if self._places[number].num_held < below),
+            default=None,
+        )
 
     def bound_to(self, replica: str) -> list[int]:
         """The Chains that a Replica holds slabs of, oldest first."""
         return sorted(self._bound.get(replica, ()))
 
+    @property
+    def has_ready(self) -> bool:
+        """Whether any Chain waits for a Replica to predict its next Step."""
+        return bool(self._ready)
+
     def step_for(self, replica: str) -> StepKey | None:
         """What a Replica shall predict next: of its own Chains, else of one that is free."""
-        for number in self.bound_to(replica):
-            if self._chains[number].wants_predicting:
-                return StepKey(number, self._chains[number].next_predict)
-        number_of_free = min(self._free, default=None)
-        if number_of_free is None:
+        numbers = self._ready.get(replica) or self._ready.get(None)
+        if not numbers:
             return None
-        return StepKey(number_of_free, self._chains[number_of_free].next_predict)
+        number = min(numbers)
+        return StepKey(number, self._chains[number].next_predict)
 
     @property
     def num_unbound(self) -> int:
         """Chains that no Replica has begun, or that lost theirs."""
         return len(self._chains) - sum(map(len, self._bound.values()))
 
-    def _unbind(self, replica: str | None, number: int) -> None:
-        if replica is None:
-            return
-        numbers = self._bound[replica]
-        numbers.discard(number)
-        if not numbers:
-            del self._bound[replica]
+    def _sort(self, number: int, now: _Place) -> None:
+        before = self._places.get(number, _Place())
+        self._places[number] = now
+        self.num_held += now.num_held - before.num_held
+        self.num_reading += now.num_reading - before.num_reading
+        self.num_read += now.num_read - before.num_read
+        if now.replica != before.replica:
+            if before.replica is not None:
+                _take(self._bound, before.replica, number)
+            if now.replica is not None:
+                self._bound.setdefault(now.replica, set()).add(number)
+        if now[:2] != before[:2]:
+            if before.is_ready:
+                _take(self._ready, before.replica, number)
+            if now.is_ready:
+                self._ready.setdefault(now.replica, set()).add(number)
 
 
-def _put(numbers: set[int], number: int, *, is_in: bool) -> None:
-    if is_in:
-        numbers.add(number)
-    else:
-        numbers.discard(number)
+def _take(sets: dict[Any, set[int]], key: str | None, number: int) -> None:
+    """Remove a number from one of `sets`, which keep no empty one."""
+    numbers = sets[key]
+    numbers.remove(number)
+    if not numbers:
+        del sets[key]

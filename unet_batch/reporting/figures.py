@@ -20,7 +20,6 @@ class Figure:
     decimals: int
     is_signed: bool = False
     factor: float = 1.0
-    unit: str = ""
 
     def text(self, value: float | None) -> str:
         """`value` as text; a dash where there is none."""
@@ -29,8 +28,7 @@ class Figure:
         if isinf(value):
             return "\N{INFINITY}"
         sign = "+" if self.is_signed else ""
-        number = f"{value * self.factor:{sign},.{self.decimals}f}".replace("-", MINUS)
-        return f"{number}{self.unit}"
+        return f"{value * self.factor:{sign},.{self.decimals}f}".replace("-", MINUS)
 
     def interval_text(self, interval: Interval | None) -> str:
         """`0.884 to 0.934`; nothing where there is none."""
@@ -46,5 +44,5 @@ def figures_of(tolerance_mm: float) -> Mapping[str, Figure]:
         "hd95_mm": Figure("HD95, mm", 2),
         "surface_dice": Figure(f"surface Dice at {tolerance_mm:g} mm", 3),
         "volume_error_ml": Figure("volume error, mL", 2, is_signed=True),
-        "volume_error": Figure("relative", 1, is_signed=True, factor=100.0, unit=" %"),
+        "volume_error": Figure("volume error, %", 1, is_signed=True, factor=100.0),
     }

@@ -126,7 +126,7 @@ class ReportPage:
 
 def render(page: ReportPage) -> str:
     """The page as HTML; every name and value from outside is escaped."""
-    return _environment().get_template("report.html").render(page=page)
+    return environment().get_template("report.html").render(page=page)
 
 
 def class_plots(
@@ -143,7 +143,8 @@ def class_plots(
         strips = _strips(volumes, legend, column)
         shown = [dot.value for strip in strips for dot in strip.dots]
         scale = volume_scale(shown) if column == "hd95_mm" else dice_scale(shown)
-        title = f"{figures[column].heading} of every volume"
+        name = figures[column].heading.partition(",")[0]
+        title = f"{name[0].upper()}{name[1:]} of every volume"
         plots.append((title, strip_plot(strips, scale, unit=PLOTTED[column], title=title)))
     return tuple(plots)
 
@@ -207,7 +208,8 @@ def format_distance(value: float | None) -> str:
     return "empty" if value == float("inf") else f"{value:.1f} SD"
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """What renders the templates of this package; everything from outside is escaped."""
     environment = Environment(
         loader=PackageLoader("unet_batch.reporting"),
         autoescape=True,

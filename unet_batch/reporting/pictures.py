@@ -94,13 +94,15 @@ def draw_planes(
     *,
     colors: Mapping[int, Rgb],
     window: tuple[float, float],
+    positions: tuple[int, int, int] | None = None,
 ) -> tuple[Picture, ...]:
     """Pictures of up to three planes through the slices where mask and truth are largest.
 
-    Only those slices of `image_zyx` are read; masks are read one chunk at a time.
+    Only those slices of `image_zyx` are read; masks are read one chunk at a time. `positions`
+    (z, y, x) names other slices.
     """
     affine = np.array(info.affine, dtype=np.float64).reshape(4, 4)
-    positions = fullest_slices(mask_zyx, truth_zyx)
+    positions = positions or fullest_slices(mask_zyx, truth_zyx)
     pictures = []
     for plane in planes_of(affine, info.shape_zyx):
         position = positions[plane.axis]

@@ -109,7 +109,8 @@ class BucketStore(ObjectStore):
         with self._errors(prefix):
             listing = obstore.list_with_delimiter(self._backend, prefix or None)
         names = sorted({str(path).rpartition("/")[2] for path in listing["common_prefixes"]})
-        items = sorted(listing["objects"], key=lambda item: str(item["path"]))
+        inside = [item for item in listing["objects"] if str(item["path"]) != prefix]  # a marker
+        items = sorted(inside, key=lambda item: str(item["path"]))
         return names, {str(item["path"]).rpartition("/")[2]: _facts_of(item) for item in items}
 
     @override

@@ -48,7 +48,8 @@ class BucketTree(Tree):
     def entries(self, folder: str) -> Entries:
         found = self._entries.get(folder)
         if found is None:
-            found = self._entries[folder] = self._list(folder)
+            found = Entries() if self._is_missing(folder) else self._list(folder)
+            self._entries[folder] = found
         return found
 
     @override
@@ -71,6 +72,15 @@ class BucketTree(Tree):
     @override
     def head(self, key: str, version: str) -> bytes:
         return self._head(key, version)
+
+    def _is_missing(self, folder: str) -> bool:
+        """Whether a folder above was listed, and does not hold what leads to `folder`."""
+        above, _, name = folder.rpartition("/")
+        while above or name:
+            if (found := self._entries.get(above)) is not None:
+                return name not in found.folders
+            above, _, name = above.rpartition("/")
+        return False
 
     def _read_head(self, key: str, version: str) -> bytes:
         return self.read(key, 0, HEAD_BYTES, version)

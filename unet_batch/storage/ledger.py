@@ -120,6 +120,11 @@ class Ledger:
         """
         return {entry.volume_id: entry for entry in _entries(self.table())}
 
+    def entry(self, volume_id: str) -> LedgerEntry | None:
+        """The latest stored entry of one Volume; None where there is none."""
+        table = self.table()
+        return next(_entries(table.filter(pc.equal(table["volume_id"], volume_id))), None)
+
     def failures(self) -> Iterator[LedgerEntry]:
         """The latest entries of the Volumes that are quarantined."""
         yield from _entries(self._parts.table(outcome="quarantined"))
@@ -135,9 +140,18 @@ class Ledger:
         Whether that is what the Job would make today is for the caller to compare: the input, or
         the weights, may have changed since.
         """
-        table = self.table("outcome", "key", "volume_id")
-        table = table.filter(pc.is_in(table["outcome"], pa.array(["done", "skipped"])))
+        table = self._done("volume_id", "key")
         return dict(zip(table["volume_id"].to_pylist(), table["key"].to_pylist(), strict=True))
+
+    def done_with(self, bundle_hash: str) -> set[str]:
+        """The Volumes that are done with these weights, as far as this Job was told."""
+        table = self._done("volume_id", "bundle_hash")
+        same = table.filter(pc.equal(table["bundle_hash"], bundle_hash))
+        return set(same["volume_id"].to_pylist())
+
+    def _done(self, *columns: str) -> pa.Table:
+        table = self.table("outcome", *columns)
+        return table.filter(pc.is_in(table["outcome"], pa.array(["done", "skipped"])))
 
     def write_spec(self, spec: Mapping[str, Json]) -> None:
         """Keep the Job's Spec. Raises ConflictError where the Job was started with another."""
@@ -157,24 +171,40 @@ class Ledger:
         path = f"{self._path}/spec.json"
         return ome_zarr.read_document(self._store.get(path), f"{self._store.url}/{path}")
 
-    def settle(self, name: str, value: Json) -> Json:
-        """What the Job decided on `name`: `value`, unless an earlier run decided otherwise."""
-        path = f"{self._path}/{paths.check_name(name, what='decision of a Job')}.json"
-        try:
-            self._store.put_if_absent(path, ome_zarr.to_bytes({"value": value}))
-        except ConflictError:
-            where = f"{self._store.url}/{path}"
-            return ome_zarr.read_document(self._store.get(path), where).get("value", value)
-        return value
+    def settle(self, name: str, value: Json, *, of: str = "") -> Json:
+        """What the Job decided on `name`: `value`, unless an earlier run decided otherwise.
 
-    def decision(self, name: str) -> Json | None:
-        """What was settled on `name`; None where nothing was."""
-        path = f"{self._path}/{paths.check_name(name, what='decision of a Job')}.json"
+        `of` says what it was decided for, such as a hash of the weights: for others it is
+        decided anew.
+        """
+        settled, path = value, self._decision_path(name)
+
+        def change(content: bytes | None) -> bytes:
+            nonlocal settled
+            found = None if content is None else self._document(content, path)
+            if content is not None and found is not None and found.get("of", "") == of:
+                settled = found.get("value", value)
+                return content
+            settled = value
+            return ome_zarr.to_bytes({"value": value, "of": of})
+
+        self._store.update(path, change)
+        return settled
+
+    def decision(self, name: str, *, of: str | None = None) -> Json | None:
+        """What was settled on `name`, for `of` where it is given; None where nothing was."""
+        path = self._decision_path(name)
         try:
-            content = self._store.get(path)
+            found = self._document(self._store.get(path), path)
         except NotFoundError:
             return None
-        return ome_zarr.read_document(content, f"{self._store.url}/{path}").get("value")
+        return found.get("value") if of in (None, found.get("of", "")) else None
+
+    def _decision_path(self, name: str) -> str:
+        return f"{self._path}/{paths.check_name(name, what='decision of a Job')}.json"
+
+    def _document(self, content: bytes, path: str) -> dict[str, Any]:
+        return ome_zarr.read_document(content, f"{self._store.url}/{path}")
 
 
 def _entries(table: pa.Table) -> Iterator[LedgerEntry]:

@@ -10,8 +10,8 @@ tell them apart at every scale; the network is trained so that it cannot:
 The critic makes that difference larger, the network smaller.
 
 Its weights are held within +-0.05, as the authors' code does, or the difference would grow
-without bound. Group normalisation stands in for their batch normalisation: it asks for no
-second patch and keeps no averages.
+without bound. Group normalisation without weights stands in for their batch normalisation: it
+asks for no second patch and keeps no averages.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Critic(nn.Module):
         self.layers = nn.ModuleList(
             nn.Sequential(
                 make(before, after, kernel_size=3, stride=2, padding=1),
-                nn.GroupNorm(1, after) if number else nn.Identity(),
+                nn.GroupNorm(1, after, affine=False) if number else nn.Identity(),
                 nn.LeakyReLU(0.2),
             )
             for number, (before, after) in enumerate(pairwise(widths))

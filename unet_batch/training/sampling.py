@@ -47,13 +47,13 @@ class PatchSampler:
         self._spec = spec
         self._rank = rank
         self._is_planar = spec.network.spatial_dims == 2
-        self._roi_zyx = (1, *spec.roi) if self._is_planar else spec.roi
+        self._roi_zyx = (1, *spec.tile) if self._is_planar else spec.tile
 
     def batch(self, step: int) -> Batch:
         """The patches of `step`."""
         rng = np.random.default_rng([self._spec.training.seed, self._rank, step])
         volumes, images, truths = zip(
-            *(self._patch(rng) for _ in range(self._spec.training.batch_size)), strict=True
+            *(self._patch(rng) for _ in range(self._spec.training.num_patches)), strict=True
         )
         image, truth = torch.stack(images), torch.stack(truths)
         weights = self._boundary_weights(truth)
@@ -103,10 +103,8 @@ class PatchSampler:
         near = np.array(self._roi_zyx) / 2
         far = np.array(volume.shape_zyx) - near
         low, high = np.minimum(near, far), np.maximum(near, far)
-        if location is None:
-            centre = rng.uniform(low, high)
-        else:
-            centre = np.clip(location + 0.5, low, high)
+        wanted = rng.uniform(low, high) if location is None else location + 0.5
+        centre = np.clip(wanted, low, high)
         # Whole voxels, so that a patch that is neither turned nor scaled is an exact copy.
         return np.asarray(np.round(centre - near) + near)
 

@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+import torch
+
 from unet_batch.errors import SpecError
 from unet_batch.models.networks import Definition, define_network
+from unet_batch.models.networks.trial import try_network
+from unet_batch.models.precision import resolve_precision
+from unet_batch.planning.auto_network import settle_network
 from unet_batch.planning.specs.grid import GridSpec
 from unet_batch.planning.specs.train import TrainSpec
 from unet_batch.planning.split import Split, split_volumes
@@ -28,6 +33,7 @@ class TrainTask:
     grid: that of the network: the Spec's, with numbers for a median spacing.
     spacing_mm: median over the Volumes to train on (z, y, x), on that grid.
     data_hashes: content hash of each Volume to train on.
+    network_reasons: why network, roi and batch size are what they are, where they were derived.
     """
 
     spec: TrainSpec
@@ -38,6 +44,7 @@ class TrainTask:
     grid: GridSpec
     spacing_mm: tuple[float, float, float]
     data_hashes: dict[str, str]
+    network_reasons: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[LabelClass, ...]:
@@ -52,6 +59,7 @@ class TrainTask:
             in_channels=len(self.channels),
             out_channels=len(self.classes),
             arguments=self.spec.network.arguments,
+            trust_network=self.spec.trust_network,
         )
 
 
@@ -59,7 +67,8 @@ def plan_training(archive: Archive, spec: TrainSpec) -> TrainTask:
     """The TrainTask of `spec`: all selected Volumes that have the truth, split and checked.
 
     Raises SpecError where no Volume has the truth, where channels or classes contradict
-    each other, where the recipe does not fit them, or the roi the network.
+    each other, where the recipe does not fit them, or the roi the network; MemoryBudgetError
+    where no network can be derived that fits the memory.
     """
     selected = archive.select(spec.volumes, spec.where)
     infos = {one.id: one for one in selected if spec.truth in archive[one.id].labels}
@@ -73,17 +82,28 @@ def plan_training(archive: Archive, spec: TrainSpec) -> TrainTask:
     labels = _common_classes(archive, list(infos), spec.truth)
     _check_recipe(spec, labels, split)
     grid = _resolved_grid(spec, train)
+    spacing_mm = _median_spacing(grid, train)
+    table = ClassTable.of(labels, spec.activation, spec.regions)
+    spec, reasons = settle_network(
+        spec,
+        train,
+        grid=grid,
+        spacing_mm=spacing_mm,
+        num_classes=len(table.classes),
+        itemsize=_activation_bytes(spec),
+    )
     task = TrainTask(
         spec=spec,
         archive_url=archive.url,
         split=split,
-        table=ClassTable.of(labels, spec.activation, spec.regions),
+        table=table,
         channels=_common_channels(list(infos.values())),
         grid=grid,
-        spacing_mm=_median_spacing(grid, train),
+        spacing_mm=spacing_mm,
         data_hashes={one.id: one.content_hash for one in train},
+        network_reasons=reasons,
     )
-    _check_roi(spec.roi, task.network().divisor)
+    try_network(task.network(), spec.tile, batch_size=spec.training.num_patches)
     return task
 
 
@@ -155,9 +175,9 @@ def _median_spacing(grid: GridSpec, infos: Sequence[VolumeInfo]) -> tuple[float,
     return z, y, x
 
 
-def _check_roi(roi: Sequence[int], divisor: Sequence[int]) -> None:
-    fitting = [-(-n // d) * d for n, d in zip(roi, divisor, strict=True)]
-    if list(roi) != fitting:
-        raise SpecError(
-            f"roi {list(roi)}: this network needs multiples of {list(divisor)}; use {fitting}"
-        )
+def _activation_bytes(spec: TrainSpec) -> int:
+    """Of a voxel of a feature map: what the workers' devices will compute in."""
+    if spec.training.precision == "auto" and spec.resources.gpus_per_worker:
+        return 2
+    precision = resolve_precision(spec.training.precision, torch.device("cpu"))
+    return 2 if precision == "bf16" else 4

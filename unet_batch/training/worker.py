@@ -226,6 +226,7 @@ def make_learner(
         in_channels=len(task.channels),
         out_channels=len(task.classes),
         arguments=spec.network.arguments,
+        trust_network=spec.trust_network,
     )
     return Learner(
         network,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.pool import ThreadPool
@@ -26,6 +26,7 @@ from unet_batch.errors import ReplicaError
 Key = TypeVar("Key")
 Reference = ray.ObjectRef[Any]
 
+_CANCEL_S = 5.0  # what a worker has to remove its temporary files
 _POLL_S = 2.0  # how often deadlines are looked at while nothing ends
 
 
@@ -60,12 +61,13 @@ def compute_in_window(
 
     `work` is consumed lazily. An error of one piece is yielded, not raised. A piece that has
     not ended `timeout_s` after it was submitted is ended together with its worker process (a
-    decoder in C may hang on a damaged file), and yielded as a TimeoutError.
+    decoder in C may hang on a damaged file), and yielded as a TimeoutError. What is in flight
+    when the caller is interrupted is cancelled.
     """
     require_ray()
     remaining = iter(work)
     in_flight: dict[Reference, tuple[Key, float]] = {}  # the time is when it must have ended
-    with closing(ThreadPool(1)) as pool:
+    with closing(ThreadPool(1)) as pool, _ending(in_flight):
         while True:
             for key, delayed in islice(remaining, window - len(in_flight)):
                 deadline = time.monotonic() + (timeout_s or math.inf)
@@ -80,6 +82,18 @@ def compute_in_window(
                 ray.cancel(reference, force=True)
                 error = TimeoutError(f"took longer than {timeout_s:g} s and was ended")
                 yield Finished(in_flight.pop(reference)[0], error=error)
+
+
+@contextmanager
+def _ending(in_flight: Collection[Reference]) -> Iterator[None]:
+    """End what is still in flight where nobody waits for it any more: workers clean up."""
+    try:
+        yield
+    finally:
+        if in_flight and ray.is_initialized():
+            for reference in in_flight:
+                ray.cancel(reference)
+            ray.wait(list(in_flight), num_returns=len(in_flight), timeout=_CANCEL_S)
 
 
 def _submit(delayed: Delayed, pool: ThreadPool) -> Reference:

@@ -31,10 +31,14 @@ def resolve_engine(job: SegmentJob, plan: Plan, size: ReplicaSize, ledger: Ledge
         measure: Any = ray.remote(num_cpus=size.num_cpus)(cast("Any", _measure))
         choice = ray.get(
             measure.remote(
-                job.model_paths, job.spec.inference, job.roi_zyx, num_threads=size.num_cpus
+                job.model_paths,
+                job.spec.inference,
+                job.roi_zyx,
+                num_threads=size.num_cpus,
+                trust_network=job.spec.trust_network,
             )
         )
-    kind = cast("EngineKind", ledger.settle("engine", choice.kind))
+    kind = cast("EngineKind", ledger.settle("engine", choice.kind, of=job.model_hash))
     return EngineChoice(kind, choice.seconds_per_tile)
 
 
@@ -44,9 +48,10 @@ def _measure(
     roi_zyx: tuple[int, int, int],
     *,
     num_threads: int,
+    trust_network: bool,
 ) -> EngineChoice:
     tune_process(num_threads)
-    bundles = [load_model(model) for model in models]
+    bundles = [load_model(model, trust_network=trust_network) for model in models]
     return choose_engine(
         bundles,
         Frame.of(bundles[0], roi_zyx),

@@ -6,6 +6,7 @@ driver needs to clean its own notes and never prints or stores.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -71,7 +72,10 @@ class IngestRules:
             return text
         text = without_places(text, source.paths, name)
         text = without_places(text, tuple(source.truth.values()), f"mask of {name}")
-        return scrub(text.replace(source.name, name), [identity or Identity()], self.pseudonyms)
+        # As a whole word: `ct` is a fine name of a scan, and a part of `objects`.
+        own = re.compile(rf"(?<![^\W_]){re.escape(source.name)}(?![^\W_])")
+        text = own.sub(lambda _: name, text)
+        return scrub(text, [identity or Identity()], self.pseudonyms)
 
 
 @dataclass(frozen=True, slots=True)

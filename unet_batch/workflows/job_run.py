@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -38,10 +39,22 @@ from unet_batch.planning.specs.kinds import anchored, job_id
 from unet_batch.storage import paths
 from unet_batch.storage.job_folder import JobFolder, Snapshot, now
 from unet_batch.storage.lease import Lease, LeaseState
+from unet_batch.storage.ledger import Ledger, LedgerEntry
 from unet_batch.storage.stores import open_store
 
-LOG_CHARACTERS = 200_000
+KEPT_LINES = 2000
+"""Of what a run says; the Ledger has the rest."""
+
 PROGRESS_LINE_S = 30.0
+WRITERS = frozenset({"ingest", "segment"})
+"""Kinds of Job whose results go into the Archive: where that cannot be written, they cannot run."""
+
+SUBMISSION_VARIABLE = "UNET_BATCH_SUBMISSION"
+RESUME_VARIABLE = "UNET_BATCH_RESUME"
+"""Set where the submitter could not reach the Archive, to note there that the Job shall run."""
+
+JOB_SERVER_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray's job server sets it (its name ends like that) for the drivers that it begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +92,14 @@ class JobRun:
         self.folder = JobFolder(store, job_id(kind, spec))
         self.control, self._is_gentle = control or Control(), control is not None
         self._is_resumed, self._rhythm, self._tell = is_resumed, rhythm or Rhythm(), tell
-        self._tally, self._lines = Tally(), list[str]()
-        self._stack, self._is_begun, self._beat = ExitStack(), False, 0
+        self._tally, self._lines = Tally(), deque[str](maxlen=KEPT_LINES)
+        self._stack, self._beat = ExitStack(), 0
+        self._is_begun = self._is_unkept = False
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._lease = Lease(store, self.folder.lease_path, self._rhythm.span_s)
         self._ended, self._interrupted = threading.Event(), False
         self._main = threading.get_ident()
+        self._ledger = Ledger(store, self.folder.id)
 
     def __enter__(self) -> Self:
         """Take the lease. An Archive that is still to be made is begun by its JobStarted.
@@ -91,7 +107,7 @@ class JobRun:
         Raises ConflictError where another driver runs the Job.
         """
         if self.folder.store.exists(paths.ARCHIVE_DOCUMENT):
-            self._begin()
+            self._begin_if_writable()
         return self
 
     def __exit__(
@@ -100,10 +116,11 @@ class JobRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._ended.set()
         if not self._is_begun:
             return
-        with self._stack:  # the lease goes last
+        self._ended.set()
+        self._watcher.join()
+        with self._stack, self._ledger:  # the lease goes last
             state, reason = self._end_of(error)
             with suppress(StoreError):
                 self._put(state, reason)
@@ -112,9 +129,11 @@ class JobRun:
 
     def __call__(self, event: Event) -> None:
         """Add one event."""
-        if isinstance(event, JobStarted) and not self._is_begun:
-            self._begin()
+        if isinstance(event, JobStarted) and not self._is_begun and not self._is_unkept:
+            self._begin_if_writable()
         self._tally(event)
+        if isinstance(event, VolumeFinished) and self._is_begun and not self._is_gentle:
+            self._account(event)
         match event:
             case VolumeFinished(volume_id, "quarantined", reason):
                 self._say(f"quarantined: {volume_id}: {reason}")
@@ -127,24 +146,61 @@ class JobRun:
             return replace(event, job=self.folder.id)
         return event
 
+    def _account(self, event: VolumeFinished) -> None:
+        """Enter a Volume into the Ledger; segmenting does so itself, and knows more."""
+        self._ledger.record(
+            LedgerEntry(
+                volume_id=event.volume_id,
+                outcome=event.outcome,
+                reason=event.reason,
+                seconds=event.seconds,
+                num_voxels=event.num_voxels,
+                finished_at=now(),
+                spec_hash=self._spec.digest(),
+            )
+        )
+
     # ---- the beginning --------------------------------------------------------------------
+
+    def _begin_if_writable(self) -> None:
+        """Begin; a Job that only reads the Archive does without a record where it must."""
+        try:
+            self._begin()
+        except ConflictError:
+            raise
+        except StoreError as error:
+            if self._kind in WRITERS:
+                raise
+            self._is_unkept = True
+            self._tell(
+                f"this Job is not kept with its Archive, and can be watched here only: {error}"
+            )
 
     def _begin(self) -> None:
         last = self.folder.snapshot()
         _free_where_dead(self.folder, last)
-        self._stack.enter_context(self._lease.held(tell=self._tell))
+        with ExitStack() as stack:
+            stack.enter_context(self._lease.held(tell=self._tell))
+            self.folder.begin(self._kind, self._spec.model_dump(mode="json"))
+            if self._is_resumed:
+                self.folder.want("run")
+            self._check_wanted()
+            self._beat = last.beat if last else 0
+            self._lines.extend(self.folder.log().splitlines(keepends=True))
+            self._say(f"begun by process {os.getpid()} of {socket.gethostname()}")
+            self._put("running")
+            self._stack = stack.pop_all()
         self._is_begun = True
-        self._beat = last.beat if last else 0
-        self._lines = self.folder.log().splitlines(keepends=True)
-        self.folder.begin(self._kind, self._spec.model_dump(mode="json"))
-        if self._is_resumed:
-            self.folder.want("run")
-        self._look()
-        self._say(f"begun by {_here()}, process {os.getpid()}")
-        self._put("running")
-        thread = threading.Thread(target=self._watch, daemon=True)
-        thread.start()
-        self._stack.callback(thread.join)
+        self._watcher.start()
+
+    def _check_wanted(self) -> None:
+        """What is wanted from the start. Workflows that ask no Control then do not start."""
+        self.control.wanted = wanted = self.folder.request().wanted
+        if wanted != "run" and not self._is_gentle:
+            raise JobStoppedError(
+                f"{self.folder.id}: somebody asked to {wanted} it; `unet-batch resume"
+                f" {self.folder.id}` lets it go on"
+            )
 
     # ---- while it runs --------------------------------------------------------------------
 
@@ -194,7 +250,7 @@ class JobRun:
                     progress=progress_to_json(self._tally.progress()),
                 )
             )
-            self.folder.put_log("".join(self._lines)[-LOG_CHARACTERS:])
+            self.folder.put_log("".join(self._lines))
 
     # ---- the end --------------------------------------------------------------------------
 
@@ -217,14 +273,19 @@ class JobRun:
         return state, ""
 
 
-def is_restarted_by_machine() -> bool:
-    """Whether Ray's job server began this process: then nobody may want the Job to run by now."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+def is_obedient() -> bool:
+    """Whether this process does what was asked of the Job before it began.
+
+    A driver that a machine began does, after a head was lost say: whoever submitted it has said
+    already that the Job shall run, and somebody else may have wanted otherwise since.
+    """
+    began_by_machine = JOB_SERVER_VARIABLE in os.environ or SUBMISSION_VARIABLE in os.environ
+    return began_by_machine and not os.environ.get(RESUME_VARIABLE)
 
 
 def submission_of_environment() -> str:
     """Ray's submission id of this process; empty where no job server began it."""
-    return os.environ.get("UNET_BATCH_SUBMISSION", "")
+    return os.environ.get(SUBMISSION_VARIABLE, "")
 
 
 def _free_where_dead(folder: JobFolder, last: Snapshot | None) -> None:

@@ -115,8 +115,7 @@ def _published(job: SegmentJob, num_volumes: int) -> Container[str]:
     """Ids of the Volumes whose Labels are those that this Job would make."""
     if num_volumes <= MAX_LOOKED_UP:
         return {info.id for info in job.infos if job.is_published(info)}
-    entries = job.archive.ledger(job.id).entries().values()
-    return {entry.volume_id for entry in entries if entry.outcome in ("done", "skipped")}
+    return job.archive.ledger(job.id).done_with(job.model_hash)
 
 
 def _pace(job: SegmentJob) -> float:

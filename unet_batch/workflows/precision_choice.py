@@ -35,12 +35,12 @@ def settle_precision(
     inference = job.spec.inference
     if inference.precision != "auto":
         return
-    share = ledger.decision(_DECISION)
+    share = ledger.decision(_DECISION, of=job.model_hash)
     if share is None:
         share = _disagreement(job, plan, pool)
         if share is None:
             return
-        share = ledger.settle(_DECISION, share)
+        share = ledger.settle(_DECISION, share, of=job.model_hash)
     if isinstance(share, float) and share > inference.bf16_tolerance:
         listen(
             Warned(

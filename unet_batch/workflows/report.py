@@ -18,7 +18,7 @@ import dask
 from dask.delayed import Delayed
 
 from unet_batch.errors import SpecError, reason_of
-from unet_batch.evaluation.checks import rank_of
+from unet_batch.evaluation.checks import rank_of, texts_of
 from unet_batch.evaluation.measuring import Scoring
 from unet_batch.evaluation.outliers import volume_outlyingness
 from unet_batch.evaluation.scores import Score
@@ -168,7 +168,7 @@ def _odd_first(
         replace(
             entry,
             rank_value=far[entry.volume_id],
-            findings=tuple(one.text for one in findings[entry.volume_id]),
+            findings=texts_of(findings[entry.volume_id]),
         )
         for entry in entries
     ]

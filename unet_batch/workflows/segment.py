@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import perf_counter
 
@@ -25,10 +25,12 @@ from unet_batch.monitoring.events import (
     fan_out,
     ignore,
 )
+from unet_batch.planning.control import Control
 from unet_batch.planning.plan import Plan
 from unet_batch.planning.schedule import Schedule
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.storage.ledger import Ledger, LedgerEntry
+from unet_batch.storage.ledger import Outcome as LedgerOutcome
 from unet_batch.storage.volume import Volume
 from unet_batch.workflows.engine_choice import resolve_engine
 from unet_batch.workflows.live_scores import LiveScores
@@ -46,8 +48,9 @@ class SegmentSummary:
     """What a segment Job did.
 
     `skipped` counts the Volumes that were published already, `quarantined` maps a Volume to
-    its reason. `tiles_skipped` were background, and not predicted. `stage_seconds` is the
-    workers' time by stage, `engine` what ran and why; `warnings` is what a person should know.
+    its reason; `left` were not begun when the Job was paused. `tiles_skipped` were background,
+    and not predicted. `stage_seconds` is the workers' time by stage, `engine` what ran and why;
+    `warnings` is what a person should know.
     """
 
     job: str
@@ -55,6 +58,8 @@ class SegmentSummary:
     done: int
     skipped: int
     quarantined: dict[str, str]
+    cancelled: int
+    left: int
     tiles_planned: int
     tiles_predicted: int
     tiles_skipped: int
@@ -66,14 +71,17 @@ class SegmentSummary:
     warnings: tuple[str, ...] = ()
 
 
-def segment(spec: SegmentSpec, *, listen: Listener = ignore) -> SegmentSummary:
+def segment(
+    spec: SegmentSpec, *, listen: Listener = ignore, control: Control | None = None
+) -> SegmentSummary:
     """Segment what the Spec names; Volumes published already are left as they are.
 
     Ray must be running. A Volume that cannot be segmented is quarantined with its reason, and
-    the others finish. Raises NotFoundError, BundleError or SpecError where something named is
-    not there, and ReplicaError where no Replica can be started.
+    the others finish; `control` may ask for a pause, or for the end. Raises NotFoundError,
+    BundleError or SpecError where something named is not there, and ReplicaError where no
+    Replica can be started.
     """
-    started = perf_counter()
+    started, control = perf_counter(), control or Control()
     job = SegmentJob.open(spec)
     published = {info.id for info in job.infos if job.is_published(info)}
     size = ReplicaSize.resolve(spec.resources)
@@ -81,7 +89,7 @@ def segment(spec: SegmentSpec, *, listen: Listener = ignore) -> SegmentSummary:
     plan = job.plan(todo, num_replicas=size.count, on_gpus=size.num_gpus > 0)
     with job.archive.ledger(job.id) as ledger:
         tally, scores = _Tally(), _live_scores(job, listen)
-        tell = fan_out(tally, listen, *scores)
+        tell = fan_out(tally, listen, *scores, lambda _: ledger.flush_if_due())
         accounts = _Accounts(job, plan, ledger, tell)
         note = ModelNote.of(spec)
         note.begin(job.models)
@@ -90,9 +98,11 @@ def segment(spec: SegmentSpec, *, listen: Listener = ignore) -> SegmentSummary:
             if model.moved_to:
                 tell(Warned(model.moved_to))
         choice = EngineChoice("torch", {})
-        if plan.volumes:
+        if plan.volumes and control.wanted == "run":
             choice = resolve_engine(job, plan, size, ledger)
-            _drive(job, plan, size, choice, accounts, ledger, tell)
+            _drive(job, plan, size, choice, accounts, ledger, tell, control)
+        if control.wanted == "cancel":
+            accounts.cancel_rest()
         job.archive.catalog.refresh_labels(_unlisted(job, plan, published))
         for one in scores:
             one.finish()
@@ -127,12 +137,18 @@ def _drive(
     accounts: _Accounts,
     ledger: Ledger,
     listen: Listener,
+    control: Control,
 ) -> None:
     with ReplicaPool(
-        job.model_paths, job.spec.inference, size=size, roi_zyx=job.roi_zyx, engine=choice.kind
+        job.model_paths,
+        job.spec.inference,
+        size=size,
+        roi_zyx=job.roi_zyx,
+        engine=choice.kind,
+        trust_network=job.spec.trust_network,
     ) as pool:
         settle_precision(job, plan, pool, ledger, listen)
-        run_plan(job, plan, pool, on_outcome=accounts.close, listen=listen)
+        run_plan(job, plan, pool, on_outcome=accounts.close, listen=listen, control=control)
 
 
 def run_plan(
@@ -142,6 +158,7 @@ def run_plan(
     *,
     on_outcome: Callable[[Outcome], None],
     listen: Listener,
+    control: Control | None = None,
 ) -> None:
     """Predict, stitch and publish all Volumes of a Plan on the Replicas of `pool`."""
     resources = job.spec.resources
@@ -163,6 +180,7 @@ def run_plan(
             head=job.head,
             on_outcome=on_outcome,
             listen=listen,
+            control=control,
         ).run()
 
     run_within_memory(plan, run, on_outcome=on_outcome, listen=listen)
@@ -179,7 +197,8 @@ class _Accounts:
 
     def __init__(self, job: SegmentJob, plan: Plan, ledger: Ledger, listen: Listener) -> None:
         self._job, self._plan, self._ledger, self._listen = job, plan, ledger, listen
-        self._keys = {info.id: job.key(info) for info in job.infos}
+        self._infos = {info.id: info for info in job.infos}
+        self._accounted: set[str] = set()
 
     def begin(self, published: set[str]) -> None:
         """Tell what is to be done, what was done before, and what is refused."""
@@ -205,40 +224,54 @@ class _Accounts:
 
     def _record_unknown(self, published: set[str]) -> None:
         """Enter the Volumes that are published, but of which no run came to tell."""
-        known = self._ledger.entries()
+        known = self._ledger.done_keys()
         for volume_id in sorted(published):
-            if volume_id not in known or known[volume_id].outcome not in {"done", "skipped"}:
-                self._ledger.record(
-                    LedgerEntry(
-                        volume_id=volume_id,
-                        outcome="skipped",
-                        reason="was published before this run, which found it whole",
-                        key=self._keys[volume_id],
-                        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                    )
-                )
+            entry = self._entry(
+                volume_id, "skipped", "was published before this run, which found it whole"
+            )
+            if known.get(volume_id) != entry.key:
+                self._ledger.record(entry)
 
     def close(self, outcome: Outcome) -> None:
         """Account for one Volume."""
+        self._accounted.add(outcome.volume_id)
         volume = self._plan.volumes.get(outcome.volume_id)
         num_voxels = volume.info.num_voxels if volume else 0
         self._ledger.record(
-            LedgerEntry(
-                volume_id=outcome.volume_id,
-                outcome=outcome.outcome,
-                reason=outcome.reason,
-                key=self._keys[outcome.volume_id],
+            replace(
+                self._entry(outcome.volume_id, outcome.outcome, outcome.reason),
                 seconds=outcome.seconds,
                 num_voxels=num_voxels,
                 num_tiles=volume.num_tiles if volume else 0,
                 replica=",".join(outcome.replicas),
-                finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                node=",".join(outcome.nodes),
+                peak_bytes=outcome.peak_bytes,
             )
         )
         self._listen(
             VolumeFinished(
                 outcome.volume_id, outcome.outcome, outcome.reason, outcome.seconds, num_voxels
             )
+        )
+
+    def cancel_rest(self) -> None:
+        """Account for the Volumes that were not begun when the Job was cancelled."""
+        for volume_id in self._plan.volumes:
+            if volume_id not in self._accounted:
+                self.close(Outcome(volume_id, "cancelled", "the Job was cancelled", 0.0, ()))
+
+    def _entry(self, volume_id: str, outcome: LedgerOutcome, reason: str) -> LedgerEntry:
+        """What can be said of a Volume whatever became of it."""
+        job, info = self._job, self._infos[volume_id]
+        return LedgerEntry(
+            volume_id=volume_id,
+            outcome=outcome,
+            reason=reason,
+            key=job.key(info),
+            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            bundle_hash=job.model_hash,
+            spec_hash=job.spec_hash,
+            input_hash=info.content_hash,
         )
 
 
@@ -276,6 +309,8 @@ class _Tally:
             done=self.outcomes["done"],
             skipped=self.outcomes["skipped"],
             quarantined=dict(sorted(self.quarantined.items())),
+            cancelled=self.outcomes["cancelled"],
+            left=len(job.infos) - sum(self.outcomes.values()),
             tiles_planned=plan.num_tiles,
             tiles_predicted=self.tiles,
             tiles_skipped=self.skipped,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from unet_batch.planning.cost import CPU_PACE, GPU_PACE, ModelCost
 from unet_batch.planning.partition import in_partition
 from unet_batch.planning.plan import Plan, Planner, Shape3
 from unet_batch.planning.specs.grid import GridSpec
+from unet_batch.planning.specs.kinds import job_id
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.volume_info import Json, LabelClass, VolumeInfo
 from unet_batch.storage.archive import Archive, open_archive
@@ -47,7 +47,9 @@ class SegmentJob:
         """Raises NotFoundError, BundleError or SpecError where something named is not there."""
         archive = open_archive(spec.archive)
         models = resolve_models(spec)
-        bundles = tuple(load_model(model.address) for model in models)
+        bundles = tuple(
+            load_model(model.address, trust_network=spec.trust_network) for model in models
+        )
         require_alike(bundles, same_roi=spec.inference.roi is None)
         archive.check_patterns(spec.volumes)
         job = cls(spec, archive, bundles, models)
@@ -115,8 +117,12 @@ class SegmentJob:
     @property
     def id(self) -> str:
         """Name of the Job: the same request on the same Archive is the same Job."""
-        content = json.dumps(self.record(), sort_keys=True).encode()
-        return f"segment-{self.spec.labels}-{hashlib.sha256(content).hexdigest()[:8]}"
+        return job_id("segment", self.spec)
+
+    @property
+    def spec_hash(self) -> str:
+        """What of the Spec decides the Labels of a Volume."""
+        return self.spec.digest("inference")
 
     @property
     def roi_zyx(self) -> Shape3:
@@ -235,15 +241,13 @@ class SegmentJob:
         return self.target(info.id).labels.is_published()
 
     def record(self) -> dict[str, Json]:
-        """What the Job is: all that its id is a digest of."""
+        """What the Job was asked for; with which weights, each entry of its Ledger says."""
         return {
             "labels": self.spec.labels,
             "volumes": list(self.spec.volumes),
             **({"where": self.spec.where} if self.spec.where else {}),
             **({"partition": share.model_dump()} if (share := self.spec.partition) else {}),
-            "bundle": self.model_name,
-            "bundle_hash": self.model_hash,
-            **self._versions(),
+            "model": list(self.spec.models),
             "inference": self.spec.inference.model_dump(mode="json"),
         }
 

@@ -13,7 +13,13 @@ from unet_batch.inference.engine import Frame
 from unet_batch.inference.head import Head
 from unet_batch.inference.whole_volumes import WholeVolumes
 from unet_batch.models.bundle import Bundle, BundleConfig, save_bundle
-from unet_batch.monitoring.events import JobFinished, JobStarted, Listener, ignore
+from unet_batch.monitoring.events import (
+    JobFinished,
+    JobStarted,
+    Listener,
+    NetworkDerived,
+    ignore,
+)
 from unet_batch.planning.specs.train import TrainSpec
 from unet_batch.storage.archive import open_archive
 from unet_batch.training.run import TrainOutcome, run_training
@@ -30,6 +36,7 @@ class TrainSummary:
     scores: mean Dice over the held-back Volumes, `mean_dice` and `dice.<class>`.
     best_step: the step whose weights were kept, where early stopping chose them.
     losses: (step, loss) of the reported steps; `dice`: (step, mean Dice) of each validation.
+    network_reasons: why network, roi and batch size are what they are, with `network.name: auto`.
     """
 
     bundle: str
@@ -42,6 +49,7 @@ class TrainSummary:
     best_step: int | None
     losses: tuple[tuple[int, float], ...]
     dice: tuple[tuple[int, float], ...]
+    network_reasons: tuple[str, ...] = ()
 
 
 def train(spec: TrainSpec, *, listen: Listener = ignore) -> TrainSummary:
@@ -56,6 +64,8 @@ def train(spec: TrainSpec, *, listen: Listener = ignore) -> TrainSummary:
     archive = open_archive(spec.archive)
     task = plan_training(archive, spec)
     listen(JobStarted(name, "train", name, len(task.split.train), dataset=archive.name))
+    if task.network_reasons:
+        listen(NetworkDerived(task.network_reasons))
     folder = out.absolute().parent / f".{out.name}.training"
     outcome = run_training(task, segment=_segmenter(task), folder=folder, listen=listen)
     bundle = _write_bundle(name, out, task, outcome)
@@ -73,12 +83,13 @@ def train(spec: TrainSpec, *, listen: Listener = ignore) -> TrainSummary:
         best_step=outcome.history.best_step,
         losses=tuple(outcome.history.losses),
         dice=tuple(outcome.history.dice),
+        network_reasons=task.network_reasons,
     )
 
 
 def _segmenter(task: TrainTask) -> WholeVolumes:
     """The tile engine, for validations while the network is trained."""
-    roi = task.spec.roi
+    roi = task.spec.tile
     z, y, x = (1,) * (3 - len(roi)) + tuple(roi)
     is_planar = task.spec.network.spatial_dims == 2
     return WholeVolumes(
@@ -86,7 +97,7 @@ def _segmenter(task: TrainTask) -> WholeVolumes:
         head=Head(tuple(one.value for one in task.classes), task.spec.activation),
         intensity=task.spec.intensity,
         grid=task.grid,
-        batch_size=task.spec.training.batch_size,
+        batch_size=task.spec.training.num_patches,
     )
 
 
@@ -97,7 +108,7 @@ def _write_bundle(name: str, out: Path, task: TrainTask, outcome: TrainOutcome) 
         network_arguments=task.spec.network.arguments,
         spatial_dims=task.spec.network.spatial_dims,
         channels=task.channels,
-        roi=task.spec.roi,
+        roi=task.spec.tile,
         classes=task.classes,
         activation=task.spec.activation,
         intensity=task.spec.intensity,
@@ -106,7 +117,8 @@ def _write_bundle(name: str, out: Path, task: TrainTask, outcome: TrainOutcome) 
         scores=_scores(task, outcome),
         data_hashes=task.data_hashes,
         train_spec=task.spec.model_dump(mode="json"),
-    )
+        network_reasons=task.network_reasons,
+    ).trusting(trust_network=task.spec.trust_network)
     num = len(task.split.train)
     description = f"{config.network_name} trained on {num} Volumes in {outcome.num_steps} steps"
     return save_bundle(out, config, outcome.weights, description=description)

@@ -61,8 +61,8 @@ class DeepMedic(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Logits (n, classes, *tile) of tiles (n, c, *tile), of any size."""
         size = image.shape[2:]
-        small = [-(-length // self.factor) for length in size]
-        context = self.coarse(nn.functional.adaptive_avg_pool3d(image, small))
+        z, y, x = (-(-length // self.factor) for length in size)
+        context = self.coarse(nn.functional.adaptive_avg_pool3d(image, (z, y, x)))
         repeated = nn.functional.interpolate(context, size=tuple(size), mode="nearest")
         both = torch.cat([self.fine(image), repeated], dim=1)
         logits: torch.Tensor = self.classify(self.common(both))

@@ -13,7 +13,7 @@ from monai.networks.nets import DynUNet as MonaiDynUNet
 from unet_batch.models.architectures.blocks import Supervised
 
 
-class DynUNet(MonaiDynUNet):  # type: ignore[misc]
+class DynUNet(MonaiDynUNet):
     """nnU-Net's shape; takes the arguments of MONAI's class of this name.
 
     With `deep_supervision` training mode returns `deep_supr_num` + 1 logits, those of the

@@ -70,7 +70,8 @@ class FCN(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Logits (n, classes, *tile) of tiles (n, c, *tile)."""
-        features, pooled = image, []
+        features = image
+        pooled: list[torch.Tensor] = []
         for stage in self.stages:
             features = self.pool(stage(features))
             pooled = [features, *pooled][:3]

@@ -18,6 +18,7 @@ from unet_batch.planning.specs.evaluate import EvaluateSpec
 from unet_batch.planning.specs.export import ExportSpec
 from unet_batch.planning.specs.ingest import IngestSpec
 from unet_batch.planning.specs.report import ReportSpec
+from unet_batch.planning.specs.retrain import RetrainSpec
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.specs.train import TrainSpec
 
@@ -52,12 +53,18 @@ KINDS: Mapping[str, JobKind] = {
             {"resources", "allow_quarantined", "truth", "metrics_port", "metrics_address"}
         ),
         named="labels",
-        places=("archive", "model"),
+        places=("archive", "model", "registry"),
     ),
     "evaluate": JobKind(EvaluateSpec, means=frozenset({"window"}), named="labels"),
     "report": JobKind(ReportSpec, means=frozenset({"window"}), named="labels"),
     "export": JobKind(ExportSpec, named="labels", places=("archive", "out", "dicom_series")),
     "train": JobKind(TrainSpec, means=frozenset({"resources"}), named="truth"),
+    "retrain": JobKind(
+        RetrainSpec,
+        means=frozenset({"resources", "lease", "max_pictures"}),
+        named="model",
+        places=("archive", "registry", "work"),
+    ),
 }
 """Every kind of Job that works on one Archive."""
 

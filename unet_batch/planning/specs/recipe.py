@@ -11,6 +11,8 @@ from unet_batch.planning.specs.base import Bytes, SpecModel
 Probability = Annotated[float, Field(ge=0, le=1)]
 Activation = Literal["softmax", "sigmoid"]
 
+DEFAULT_BATCH_SIZE = 4
+
 
 class AugmentationSpec(SpecModel):
     """Random changes of a training patch. Probabilities are independent of each other."""
@@ -84,7 +86,10 @@ class TrainingSpec(SpecModel):
     """The optimisation itself."""
 
     steps: int = Field(2000, ge=1)
-    batch_size: int = Field(4, ge=1, description="patches a step of each worker")
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="patches a step of each worker; auto: what network.name auto derives, else 4",
+    )
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     momentum: float = Field(0.99, ge=0, lt=1, description="of sgd (Nesterov's)")
     learning_rate: float = Field(3e-3, gt=0, description="the highest of the schedule")
@@ -112,6 +117,11 @@ class TrainingSpec(SpecModel):
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     log_every: int = Field(10, ge=1, description="steps between reported losses")
     seed: int = 0
+
+    @property
+    def num_patches(self) -> int:
+        """`batch_size` as a number."""
+        return DEFAULT_BATCH_SIZE if self.batch_size == "auto" else self.batch_size
 
     @model_validator(mode="after")
     def _can_stop_early(self) -> Self:

@@ -128,6 +128,9 @@ class SegmentSpec(SpecModel):
     registry: str | None = Field(
         None, description="where models with an @ are; None: UNET_BATCH_REGISTRY's"
     )
+    trust_network: bool = Field(
+        default=False, description="let Bundles import their network: package.module:callable"
+    )
     labels: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     volumes: tuple[str, ...] = Field(("*",), description="glob patterns of Volume ids")
     where: WhereField = None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from unet_batch.planning.specs.base import SpecModel
+from unet_batch.planning.specs.base import Bytes, SpecModel
 from unet_batch.planning.specs.grid import OWN_GRID, GridSpec
 from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.planning.specs.recipe import (
@@ -16,6 +16,9 @@ from unet_batch.planning.specs.recipe import (
     TrainResourceSpec,
 )
 from unet_batch.planning.where import WhereField
+
+AUTO: Literal["auto"] = "auto"
+DEFAULT_EDGE = 64  # voxels of a tile's side
 
 
 class SplitSpec(SpecModel):
@@ -27,13 +30,29 @@ class SplitSpec(SpecModel):
 
 
 class NetworkSpec(SpecModel):
-    """A network of the allow-list (`models.networks.NETWORKS`) and its arguments."""
+    """A network and its arguments."""
 
-    name: str = "residual_unet"
+    name: str = Field(
+        "residual_unet",
+        description="one of the allow-list (`models.networks.NETWORKS`); auto: nnU-Net's, derived"
+        " from the Volumes; or package.module:callable, with trust_network",
+    )
     spatial_dims: Literal[2, 3] = 3
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="of the network's builder; unknown ones are refused"
     )
+    memory_budget: Bytes = Field(
+        8 * 2**30, ge=2**20, description="name auto: bytes that a training step may take"
+    )
+
+    @model_validator(mode="after")
+    def _derives_all_or_nothing(self) -> Self:
+        if self.name == AUTO and self.arguments:
+            raise ValueError(
+                f"network.name auto derives the arguments itself, got {self.arguments}; name a"
+                " network, such as dynunet, to give them"
+            )
+        return self
 
 
 class TrainRecipe(SpecModel):
@@ -41,7 +60,14 @@ class TrainRecipe(SpecModel):
 
     split: SplitSpec = SplitSpec()
     network: NetworkSpec = NetworkSpec()
-    roi: tuple[int, ...] = Field((64, 64, 64), description="training patch and tile, in voxels")
+    trust_network: bool = Field(
+        default=False, description="let network.name import code: package.module:callable"
+    )
+    roi: tuple[int, ...] | Literal["auto"] = Field(
+        AUTO,
+        description="training patch and tile, in voxels; auto: what network.name auto derives,"
+        " else 64 a side",
+    )
     grid: GridSpec = OWN_GRID
     intensity: IntensitySpec = IntensitySpec()
     activation: Activation = Field(
@@ -60,8 +86,15 @@ class TrainRecipe(SpecModel):
     training: TrainingSpec = TrainingSpec()
     resources: TrainResourceSpec = TrainResourceSpec()
 
+    @property
+    def tile(self) -> tuple[int, ...]:
+        """`roi` in numbers, one for each of the network's axes."""
+        return (DEFAULT_EDGE,) * self.network.spatial_dims if self.roi == AUTO else self.roi
+
     @model_validator(mode="after")
     def _check_roi(self) -> Self:
+        if self.roi == AUTO:
+            return self
         if len(self.roi) != self.network.spatial_dims or min(self.roi, default=0) < 1:
             raise ValueError(
                 f"roi {list(self.roi)} must be {self.network.spatial_dims} positive numbers,"

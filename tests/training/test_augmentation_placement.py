@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from unet_batch.planning.specs.train import AugmentationSpec
-from unet_batch.training.augmentation import (
+from unet_batch.planning.specs.recipe import AugmentationSpec
+from unet_batch.training.augmentation.placement import (
     Placement,
-    change_intensity,
     draw_matrix,
+    draw_moves,
     reach,
     warp,
 )
 
 NONE = AugmentationSpec(affine=0, contrast=0, gamma=0, noise=0, blur=0, low_resolution=0)
+BENT = NONE.model_copy(update={"elastic": 1.0, "elastic_sigma": 1.5, "elastic_spacing": 8})
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -89,25 +90,45 @@ def test_reach_holds_every_voxel_that_a_patch_looks_at() -> None:
     assert np.allclose(reach(matrix, roi), seen + 0.5)
 
 
-@pytest.mark.parametrize("name", ["contrast", "gamma", "noise", "blur", "low_resolution"])
-@pytest.mark.parametrize("is_planar", [False, True])
-def test_each_change_acts_when_asked_and_keeps_the_shape(name: str, is_planar: bool) -> None:
-    image, _ = scan((1, 14, 16) if is_planar else (12, 14, 16))
-    before = image.clone()
-    spec = NONE.model_copy(update={name: 1.0})
-    changed = change_intensity(image, spec, generator(), is_planar=is_planar)
-    assert changed.shape == image.shape
-    assert torch.isfinite(changed).all()
-    assert not torch.allclose(changed, before)
-    assert torch.equal(image, before)
+def bend(seed: int = 0, spacing: tuple[float, ...] = (1, 1, 1)) -> torch.Tensor:
+    moves = draw_moves(BENT, spacing, (24, 32, 40), generator(seed))
+    assert moves is not None
+    return moves
 
 
-def test_nothing_happens_at_probability_0() -> None:
-    image, _ = scan()
-    assert change_intensity(image, NONE, generator()) is image
+def test_moves_are_smooth_and_of_the_deviation_asked_for() -> None:
+    moves = torch.stack([bend(seed) for seed in range(40)])
+    knots = moves[:, ::8, ::8, ::8]
+    assert knots.std() == pytest.approx(1.5 * 0.88, rel=0.1)  # cut off at 2: 0.88 is left
+    assert moves.diff(dim=1).abs().max() < 1.5
+    assert moves.mean().abs() < 0.2
+
+
+def test_moves_are_as_long_in_millimetres_along_every_axis() -> None:
+    z, _, x = torch.stack([bend(seed, (4, 1, 1)) for seed in range(20)]).flatten(0, -2).std(dim=0)
+    assert float(x / z) == pytest.approx(4, rel=0.15)
+
+
+def test_a_planar_bend_leaves_z_alone() -> None:
+    moves = draw_moves(BENT, (5, 1, 1), (1, 32, 40), generator(), is_planar=True)
+    assert moves is not None
+    assert not moves[..., 0].any()
+    assert moves[..., 1].std() > 0.5
+
+
+def test_bending_looks_voxels_up_where_they_were_moved_to() -> None:
+    image, truth = scan((12, 14, 16))
+    moves = torch.zeros(12, 14, 16, 3)
+    moves[..., 2] = 2
+    straight = place((6, 7, 8), (12, 14, 16), np.eye(3))
+    patch, mask = warp(
+        image, truth, Placement(straight.matrix, straight.centre_zyx, (12, 14, 16), moves)
+    )
+    assert torch.allclose(patch[..., :-2], image[..., 2:], atol=1e-5)
+    assert torch.equal(mask[0, ..., :-2], truth[..., 2:].float())
+    assert reach(np.eye(3), (12, 14, 16), moves).tolist() == [6, 7, 10]
+
+
+def test_a_matrix_and_no_bend_are_drawn_at_probability_0() -> None:
     assert np.array_equal(draw_matrix(NONE, (1, 1, 1), generator()), np.eye(3))
-
-
-def test_gamma_of_a_constant_patch_is_finite() -> None:
-    spec = NONE.model_copy(update={"gamma": 1.0})
-    assert torch.isfinite(change_intensity(torch.zeros(1, 4, 4, 4), spec, generator())).all()
+    assert draw_moves(NONE, (1, 1, 1), (4, 4, 4), generator()) is None

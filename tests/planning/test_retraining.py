@@ -1,0 +1,116 @@
+"""Who is held back, what is new, and when there is nothing to train on."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unet_batch.errors import SpecError
+from unet_batch.planning.model_versions import DataUse, ModelVersion, UsedVolume
+from unet_batch.planning.retraining import Round, new_since, request_digest, split, why_not_to_train
+from unet_batch.planning.specs.retrain import HeldBackSpec, RetrainSpec
+
+RULE = HeldBackSpec()
+SPEC = RetrainSpec(archive="a", truth="truth", model="organ", work="w", min_new=2)
+
+
+def volumes(*numbers: int, truth: str = "t") -> list[UsedVolume]:
+    return [UsedVolume(volume_id=f"v{k}", content_hash=f"h{k}", truth_key=truth) for k in numbers]
+
+
+def version(data: DataUse, number: int = 1) -> ModelVersion:
+    return ModelVersion(
+        name="organ", version=number, content_hash="0" * 64, files={}, data=data, by="a", at="now"
+    )
+
+
+@given(st.sets(st.integers(0, 200), min_size=8, max_size=60), st.sets(st.integers(201, 260)))
+def test_later_volumes_never_move_earlier_ones_across(first: set[int], later: set[int]) -> None:
+    before = split(volumes(*first), RULE)
+    after = split(volumes(*first, *later), RULE, known=before)
+    assert set(before.held_back) <= set(after.held_back)
+    assert set(before.train) <= set(after.train)
+    assert len(after.train) + len(after.held_back) == len(first | later)
+
+
+def test_the_share_is_about_what_was_asked_for_and_the_seed_another_draw() -> None:
+    many = volumes(*range(2000))
+    held_back = split(many, RULE).held_back
+    assert len(held_back) == pytest.approx(400, abs=60)
+    assert split(many, HeldBackSpec(seed=1)).held_back != held_back
+
+
+def test_a_volume_is_judged_by_its_content_and_not_by_its_name() -> None:
+    many = volumes(*range(50))
+    renamed = [one.model_copy(update={"volume_id": f"x{one.volume_id}"}) for one in many]
+    before, after = split(many, RULE), split(renamed, RULE)
+    assert {v.content_hash for v in before.held_back} == {v.content_hash for v in after.held_back}
+
+
+def test_what_the_champion_learnt_from_is_never_held_back_from_its_challenger() -> None:
+    everything = DataUse(train=tuple(volumes(*range(50))))
+    after = split(volumes(*range(80)), RULE, known=everything)
+    assert set(everything.train) <= set(after.train)
+    assert after.held_back
+
+
+def test_some_volume_is_held_back_however_few_there_are() -> None:
+    rule = HeldBackSpec(share=1e-6)
+    for first in range(20):
+        use = split(volumes(first, first + 1), rule)
+        assert (len(use.train), len(use.held_back)) == (1, 1)
+
+
+def test_nothing_to_learn_from_or_to_judge_on_is_said() -> None:
+    with pytest.raises(SpecError, match="is left to learn from"):
+        split(volumes(1), RULE)
+    with pytest.raises(SpecError, match="is left to be held back"):
+        split(volumes(1, 2), RULE, known=DataUse(train=tuple(volumes(1, 2))))
+
+
+def test_new_is_what_was_not_used_or_has_another_truth_now() -> None:
+    known = DataUse(train=tuple(volumes(1, 2)), held_back=tuple(volumes(3)))
+    corrected = volumes(2, truth="corrected")
+    assert new_since([*volumes(1, 3, 4), *corrected], known) == (*volumes(4), *corrected)
+    assert new_since(volumes(1), None) == tuple(volumes(1))
+
+
+def test_a_bundle_that_knows_no_truths_makes_none_of_its_scans_new() -> None:
+    assert new_since(volumes(1), DataUse(train=tuple(volumes(1, truth="")))) == ()
+
+
+def test_too_few_new_volumes_are_no_reason_to_train() -> None:
+    champion = version(split(volumes(*range(10)), RULE))
+    why = why_not_to_train(SPEC, volumes(*range(11)), champion=champion, refused=None)
+    assert why is not None
+    assert "1 of 11 Volumes with the truth 'truth' are new since organ@1" in why
+    assert why_not_to_train(SPEC, volumes(*range(12)), champion=champion, refused=None) is None
+    assert why_not_to_train(SPEC, volumes(1), champion=None, refused=None) is None
+
+
+def test_what_was_refused_last_night_is_not_trained_again_tonight() -> None:
+    champion = version(split(volumes(*range(10)), RULE))
+    refused = version(split(volumes(*range(20)), RULE), number=2)
+    why = why_not_to_train(SPEC, volumes(*range(20)), champion=champion, refused=refused)
+    assert why is not None
+    assert "organ@2, a challenger already refused" in why
+    assert why_not_to_train(SPEC, volumes(*range(22)), champion=champion, refused=refused) is None
+    always = SPEC.model_copy(update={"min_new": 0})
+    assert why_not_to_train(always, volumes(0), champion=champion, refused=refused) is None
+
+
+def test_a_request_is_told_by_what_decides_the_network_alone() -> None:
+    same = SPEC.model_copy(update={"min_new": 9, "max_pictures": 0, "published": "net"})
+    assert request_digest(same) == request_digest(SPEC)
+    workers = {"train": {"resources": {"workers": 2}}}
+    assert request_digest(SPEC.model_validate(SPEC.model_dump() | workers)) == request_digest(SPEC)
+    longer = SPEC.model_validate(SPEC.model_dump() | {"train": {"training": {"steps": 9}}})
+    assert request_digest(longer) != request_digest(SPEC)
+    assert request_digest(SPEC.model_copy(update={"where": "id = 'a'"})) != request_digest(SPEC)
+
+
+def test_a_round_keeps_its_id_until_it_is_finished() -> None:
+    begun = Round(request="r", champion=1, data=split(volumes(*range(9)), RULE), num_new=3)
+    assert begun.model_copy(update={"challenger": 2, "is_finished": True}).id == begun.id
+    assert begun.model_copy(update={"champion": 2}).id != begun.id
