@@ -4,7 +4,8 @@
 
 Table 1: an archive of 100,000 Volumes of mixed sizes on 64 Replicas that take as long as a
 tile does on two cores. Table 2: how far one Driver reaches: busy share by Replicas and by
-seconds a tile, and the same archive in partitions, a Driver each. Goals: 64 Replicas 95 %
+seconds a tile, and for an archive of nothing but small crops; the same in partitions, a Driver
+each. Goals: 64 Replicas 95 %
 busy, at most 2 ms of the Driver's time a Block, and the Driver under 1 GB.
 
 What Ray's calls cost the Driver is measured first, on a Ray of this machine, with empty tasks.
@@ -17,8 +18,9 @@ import gc
 import json
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,11 +53,14 @@ MIXED = {(48, 48, 48): 60, (64, 160, 160): 10, (120, 512, 512): 20, (280, 512, 5
 LARGE, LARGE_SHARE = (700, 1024, 1024), 1
 """Shapes and how many of a hundred Volumes have them; the depth of each varies."""
 
+REPLICAS = (8, 32, 64, 128, 256)
+
 
 @dataclass(frozen=True)
 class Result:
     """What one simulated Job took; `driver_ms` of Python and `ray_ms` of Ray's calls a Block."""
 
+    archive: str
     volumes: int
     replicas: int
     drivers: int
@@ -69,8 +74,13 @@ class Result:
     rss_bytes: int
 
 
+def crops(number: int) -> list[VolumeInfo]:
+    """An archive of small Volumes only, a tile each."""
+    return [_info(k, (48, 48, 48), k % 9 - 4) for k in range(number)]
+
+
 def infos(number: int) -> list[VolumeInfo]:
-    """Rows as the Catalog gives them."""
+    """Rows as the Catalog gives them, of mixed sizes."""
     random = np.random.default_rng(0)
     shapes, shares = zip(*MIXED.items(), (LARGE, LARGE_SHARE), strict=True)
     kinds = random.choice(len(shapes), number, p=np.array(shares) / sum(shares))
@@ -101,9 +111,9 @@ def _info(number: int, shape: tuple[int, int, int], more: int) -> VolumeInfo:
 
 
 def simulate(
-    volumes: Sequence[VolumeInfo], *, replicas: int, tile_s: float, ray: RayCost, drivers: int = 1
+    volumes: Sequence[VolumeInfo], *, replicas: int, tile_s: float, ray: RayCost
 ) -> Result:
-    """One partition of a Job with its own Driver and its share of the Replicas."""
+    """A Job with its Driver, of all Volumes or of a partition of them."""
     planner = Planner(
         InferenceSpec(),
         (96, 96, 96),
@@ -117,7 +127,10 @@ def simulate(
     pool = SimulatedPool(ReplicaSize(replicas, 2, 0.0), clock)
     workforce = _Announcing(pool, clock, seconds_per_tile=tile_s, ray=ray)
     keys: dict[str, str] = {}
-    with Ledger(open_store("memory://scale"), f"job{replicas}-{tile_s}-{drivers}") as ledger:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Ledger(open_store(folder), "scale") as ledger,
+    ):
         driver = Driver(
             plan,
             Schedule(plan.chains(), plan.volumes, window=2, max_attempts=3),
@@ -137,9 +150,10 @@ def simulate(
     if workforce.num_tiles != plan.num_tiles:
         raise AssertionError(f"{plan.num_tiles} tiles planned, {workforce.num_tiles} predicted")
     return Result(
+        archive="mixed" if planner.layout(max(volumes, key=_size)).num_tiles > 1 else "crops",
         volumes=len(volumes),
         replicas=replicas,
-        drivers=drivers,
+        drivers=1,
         tile_ms=1e3 * tile_s,
         blocks=workforce.num_blocks,
         calls=workforce.num_calls,
@@ -149,6 +163,10 @@ def simulate(
         ray_ms=1e3 * clock.ray_s / workforce.num_blocks,
         rss_bytes=_peak_rss(),
     )
+
+
+def _size(volume: VolumeInfo) -> int:
+    return volume.num_voxels
 
 
 class _Announcing(SimulatedWorkforce):
@@ -204,7 +222,10 @@ def ray_cost() -> RayCost:
 
 
 def measure_ray() -> RayCost:
-    """Seconds of this thread for what a Driver asks of Ray, as the Driver asks it."""
+    """CPU seconds of this process, all its threads, for what a Driver asks of Ray.
+
+    A call counts with all that comes of it: its submission, its replies, their bookkeeping.
+    """
     import ray
 
     from unet_batch.inference.cluster import ray_running
@@ -219,34 +240,45 @@ def measure_ray() -> RayCost:
         idle = Idle.remote()
         orders = [np.zeros(100)] * 4  # about what a BlockOrder takes on its way
         ray.get([idle.call.remote(None) for _ in range(200)])
-        one, refs = _seconds(lambda: idle.call.remote(orders[:0]), 500)
-        ray.get(refs)
-        five, several = _seconds(lambda: idle.call.options(num_returns=5).remote(orders), 500)
-        ray.get([ref for refs in several for ref in refs])
-        get, _ = _seconds(lambda: ray.get(refs[0]), 500)
-        few, _ = _seconds(lambda: ray.wait(refs[:10], num_returns=1, fetch_local=False), 300)
-        many, _ = _seconds(lambda: ray.wait(refs[:410], num_returns=1, fetch_local=False), 300)
+        refs: list[Any] = []
+
+        def call_one() -> None:
+            refs.extend(idle.call.remote(orders[:0]) for _ in range(500))
+            ray.wait(refs[-500:], num_returns=500, fetch_local=False)
+
+        def call_five() -> None:
+            call = idle.call.options(num_returns=5)
+            found = [ref for _ in range(500) for ref in call.remote(orders)]
+            ray.wait(found, num_returns=len(found), fetch_local=False)
+
+        def wait(number: int) -> None:
+            for _ in range(300):
+                ray.wait(refs[:number], num_returns=1, fetch_local=False)
+
+        one, five = _seconds(call_one) / 500, _seconds(call_five) / 500
+        few, many = _seconds(lambda: wait(10)) / 300, _seconds(lambda: wait(410)) / 300
+        get = _seconds(lambda: [ray.get(ref) for ref in refs]) / len(refs)
         each = max(0.0, (many - few) / 400)
         more = max(0.0, (five - one) / 4)
         return RayCost(one - more, more, 2 * (few - 10 * each), 2 * each, get)
 
 
-def _seconds(call: Any, times: int) -> tuple[float, list[Any]]:
-    started = time.thread_time()
-    found = [call() for _ in range(times)]
-    return (time.thread_time() - started) / times, found
+def _seconds(work: Callable[[], Any]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
 
 
 def table(results: Sequence[Result]) -> str:
     """Markdown."""
     lines = [
-        "| volumes | Replicas | drivers | ms a tile | Blocks | calls | hours | busy"
+        "| archive | volumes | Replicas | drivers | ms a tile | Blocks | calls | hours | busy"
         " | driver ms a Block | of it Ray's calls | peak RSS MB |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     lines += [
-        f"| {one.volumes:,} | {one.replicas} | {one.drivers} | {one.tile_ms:g} | {one.blocks:,}"
-        f" | {one.calls:,} | {one.hours:.2f} | {one.busy:.1%}"
+        f"| {one.archive} | {one.volumes:,} | {one.replicas} | {one.drivers}"
+        f" | {one.tile_ms:g} | {one.blocks:,} | {one.calls:,} | {one.hours:.2f} | {one.busy:.1%}"
         f" | {one.driver_ms + one.ray_ms:.2f} | {one.ray_ms:.2f} | {one.rss_bytes / 1e6:.0f} |"
         for one in results
     ]
@@ -261,16 +293,16 @@ def draw(results: Sequence[Result], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4))
-    for tile_ms, drivers in sorted({(one.tile_ms, one.drivers) for one in results}, reverse=True):
-        points = [one for one in results if (one.tile_ms, one.drivers) == (tile_ms, drivers)]
-        points.sort(key=lambda one: one.replicas)
-        several = f", {drivers} drivers" if drivers > 1 else ""
+    kinds = dict.fromkeys((one.archive, one.tile_ms, one.drivers) for one in results)
+    for kind in kinds:
+        points = [one for one in results if (one.archive, one.tile_ms, one.drivers) == kind]
+        archive, tile_ms, drivers = kind
         axes.plot(
             [one.replicas for one in points],
             [100 * one.busy for one in points],
             marker="o",
             linestyle="-" if drivers == 1 else "--",
-            label=f"{tile_ms:g} ms a tile{several}",
+            label=f"{archive}, {tile_ms:g} ms a tile" + f", {drivers} drivers" * (drivers > 1),
         )
     axes.axhline(100 * GOAL_BUSY, color="gray", linewidth=0.8)
     axes.set(xscale="log", xlabel="Replicas", ylabel="busy, %", ylim=(0, 102))
@@ -291,13 +323,13 @@ def partitioned(
     if sorted(one.id for share in shares for one in share) != sorted(one.id for one in volumes):
         raise AssertionError("partitions do not share the Volumes out")
     parts = [
-        simulate(share, replicas=replicas // drivers, tile_s=tile_s, ray=ray, drivers=k)
-        for k, share in enumerate(shares)
+        simulate(share, replicas=replicas // drivers, tile_s=tile_s, ray=ray) for share in shares
     ]
     hours = max(part.hours for part in parts)
     work = sum(part.busy * part.hours * part.replicas for part in parts)
     blocks = sum(part.blocks for part in parts)
     return Result(
+        archive=parts[0].archive,
         volumes=len(volumes),
         replicas=replicas,
         drivers=drivers,
@@ -331,15 +363,16 @@ def main() -> int:
     number = 10_000 if options.quick else 100_000
     main_result = simulate(infos(number), replicas=64, tile_s=TILE_S, ray=ray)
     print(table([main_result]), flush=True)
-    few = infos(number // 20)
+    few, small = infos(number // 10), crops(number // 2)
     sweep = [
         simulate(few, replicas=replicas, tile_s=tile_s, ray=ray)
         for tile_s in (TILE_S, 0.01, 0.003)
-        for replicas in (8, 16, 32, 64, 128, 256)
+        for replicas in REPLICAS
     ]
     sweep += [
-        partitioned(few, replicas=replicas, drivers=4, tile_s=0.003, ray=ray)
-        for replicas in (64, 128, 256)
+        partitioned(small, replicas=replicas, drivers=drivers, tile_s=0.01, ray=ray)
+        for drivers in (1, 4)
+        for replicas in REPLICAS
     ]
     print(table(sweep))
     options.out.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ CALL_S = 0.001  # what a call costs a Replica beside its tiles
 
 @dataclass(frozen=True, slots=True)
 class RayCost:
-    """Seconds of the Driver's thread for what it asks of Ray; `bench_scale` measures them.
+    """Seconds of the Driver's process for what it asks of Ray; `bench_scale` measures them.
 
     `submit_s` for a task or a call, `return_s` more for each of its returns, `wait_s` for a
     wait and `each_s` for each reference in it, `get_s` for fetching a report.
@@ -195,6 +195,9 @@ class SimulatedWorkforce:
         done = self._later(self.pool.work(actor, seconds), report)
         cells = [Later(done.at, None) for _ in range(num_cells)]
         return (done, cells), self._ray.submit_s + self._ray.return_s * (1 + num_cells)
+
+    def prepare_stitching(self) -> None:
+        pass
 
     @_timed
     def stitch(self, head: Any, sums: Sequence[Later]) -> tuple[tuple[Later, Later], float]:

@@ -15,7 +15,10 @@ from unet_batch.cli.app import app, main
 from unet_batch.formats.nifti import write_nifti
 from unet_batch.formats.phantom import phantom
 
-COMMANDS = ("demo", "ingest", "ls", "train", "plan", "segment", "evaluate", "report", "export")
+COMMANDS = (
+    *("demo", "ingest", "ls", "train", "retrain", "plan", "segment", "evaluate", "report"),
+    *("export", "models"),
+)
 
 
 def run(*arguments: str | Path, status: int = 0) -> str:

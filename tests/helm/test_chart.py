@@ -21,7 +21,14 @@ CHART = ROOT / "helm" / "unet-batch"
 Render = Callable[..., "RenderedChart"]
 SPEC = {"archive": "/data/a", "model": "/data/m", "labels": "liver"}
 JOBS = {"liver": {"kind": "segment", "spec": SPEC}}
-NIGHTLY = {"retraining": {"enabled": True, "spec": SPEC, "timeZone": "Europe/Berlin"}}
+RETRAIN = {
+    "archive": "/data/a",
+    "truth": "reference",
+    "model": "organ",
+    "registry": "/data/registry",
+    "work": "/data/w",
+}
+NIGHTLY = {"retraining": {"enabled": True, "spec": RETRAIN, "timeZone": "Europe/Berlin"}}
 
 
 # ---- security ---------------------------------------------------------------------------------
@@ -244,6 +251,21 @@ def test_the_nightly_pods_arguments_are_those_of_the_command(render: Render) -> 
     for pod in pods:
         arguments = pod["containers"][0]["args"]
         assert {one.split("=")[0] for one in arguments if one.startswith("--")} <= known
+
+
+def test_the_nightly_spec_is_one_that_retrain_takes(render: Render) -> None:
+    from unet_batch.planning.specs.retrain import RetrainSpec
+
+    text = render(NIGHTLY).one("ConfigMap", "ub-retrain")["data"]["spec.yaml"]
+    assert RetrainSpec.model_validate(yaml.safe_load(text)).model == "organ"
+
+
+def test_the_values_file_shows_a_spec_of_retraining_that_is_valid() -> None:
+    from unet_batch.planning.specs.retrain import RetrainSpec
+
+    lines = (CHART / "values.yaml").read_text().split("\nretraining:\n")[1].splitlines()
+    shown = [line[1:] for line in lines if line.startswith("#    ")]
+    assert RetrainSpec.model_validate(yaml.safe_load("\n".join(shown))).published == "liver"
 
 
 def test_the_result_of_the_rayjob_is_final_and_an_eviction_is_not(render: Render) -> None:

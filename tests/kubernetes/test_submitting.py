@@ -284,6 +284,17 @@ def test_the_command_submits_the_whole_spec(
     assert (spec["labels"], spec["resources"]["replicas"]) == ("liver", 4)
 
 
+@pytest.mark.parametrize("kind", [(), ("--kind", "retrain")])
+def test_a_retraining_is_checked_here_and_asked_for_without_making_it(
+    cluster: Cluster, spec_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, kind: Any
+) -> None:
+    spec = Path(__file__).parents[2] / "jobs" / "retrain.yaml"
+    assert run(monkeypatch, spec, *BASICS, *kind, "--dry-run") == 0
+    assert cluster.names(RAYJOBS) == set()
+    assert run(monkeypatch, spec, *BASICS, *kind, "--set", "promotion.alpha=2") == 2
+    assert "promotion.alpha" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "status"), [(("Complete", "SUCCEEDED"), 0), (("Failed", "FAILED"), 1)]
 )
@@ -313,7 +324,8 @@ def test_without_the_kubernetes_package_the_message_says_how_to_get_it(
         (("--kubernetes", "--kind", "paint"), "--kind 'paint': expected one of segment, train"),
         (("--kubernetes", "--set", "inference.overlap=2"), "inference.overlap"),
         (("--kubernetes", "--template", "none-rayjob"), "is the chart installed there"),
-        ((), "say where to: --kubernetes"),
+        (("--kubernetes", "--address", "http://h:1"), "a Job goes to one of them"),
+        ((), "no Archive at /data/a"),
     ],
 )
 def test_what_cannot_be_submitted_is_said_and_ends_with_2(

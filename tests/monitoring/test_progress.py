@@ -10,6 +10,7 @@ from rich.console import Console
 from unet_batch.monitoring.events import (
     JobFinished,
     JobStarted,
+    NetworkDerived,
     QueueChanged,
     StageTimed,
     TrainStep,
@@ -101,6 +102,14 @@ def test_a_warning_is_shown_at_once_and_as_it_is(is_terminal: bool) -> None:
     with ProgressDisplay(console=console, clock=Clock()) as display:
         display(Warned("bfloat16 changes 3 % [of the labels]"))
         assert "warning: bfloat16 changes 3 % [of the labels]" in console.file.getvalue()
+
+
+def test_why_a_network_was_derived_is_printed_and_stays() -> None:
+    console = JobConsole(file=io.StringIO(), width=120, force_terminal=False)
+    with ProgressDisplay(console=console, clock=Clock()) as display:
+        display(NetworkDerived(("tile 40x56x40: the median", "batch 5: a twentieth")))
+    lines = console.file.getvalue().splitlines()
+    assert lines == ["network: tile 40x56x40: the median", "network: batch 5: a twentieth"]
 
 
 def test_a_terminal_gets_the_live_view() -> None:

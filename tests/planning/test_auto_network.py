@@ -85,8 +85,8 @@ def test_a_planar_network_sees_slices() -> None:
 
 def test_sizes_are_those_on_the_networks_grid() -> None:
     grid = GridSpec(spacing_mm=(2.0, 2.0, 2.0))
-    seen = scans_of([info((60, 80, 90))], grid, (2, 2, 2), spatial_dims=3)
-    assert seen.shapes == ((30, 40, 45),)
+    seen = scans_of([info((61, 81, 91))], grid, (2, 2, 2), spatial_dims=3)
+    assert seen.shapes == ((31, 41, 46),)
 
 
 def real(folder: Path) -> Iterator[VolumeInfo]:

@@ -116,6 +116,11 @@ def test_what_the_spec_gives_is_taken() -> None:
     assert made.reasons[2] == "batch 5: as the Spec says"
 
 
+def test_a_given_tile_needs_room_for_two_only() -> None:
+    made = plan(scans((512, 512), (1, 1)), roi=(512, 512), budget=4 * GIB)
+    assert 2 <= made.batch_size < 12
+
+
 def test_a_larger_batch_makes_a_smaller_tile() -> None:
     seen = scans((181, 217, 181), (1, 1, 1))
     assert prod(plan(seen, batch_size=8).roi) < prod(plan(seen).roi)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unet_batch.errors import SpecError
-from unet_batch.planning.model_versions import DataUse, ModelVersion, UsedVolume
+from unet_batch.planning.model_versions import DataUse, UsedVolume
 from unet_batch.planning.retraining import Round, new_since, request_digest, split, why_not_to_train
 from unet_batch.planning.specs.retrain import HeldBackSpec, RetrainSpec
 
@@ -17,12 +17,6 @@ SPEC = RetrainSpec(archive="a", truth="truth", model="organ", work="w", min_new=
 
 def volumes(*numbers: int, truth: str = "t") -> list[UsedVolume]:
     return [UsedVolume(volume_id=f"v{k}", content_hash=f"h{k}", truth_key=truth) for k in numbers]
-
-
-def version(data: DataUse, number: int = 1) -> ModelVersion:
-    return ModelVersion(
-        name="organ", version=number, content_hash="0" * 64, files={}, data=data, by="a", at="now"
-    )
 
 
 @given(st.sets(st.integers(0, 200), min_size=8, max_size=60), st.sets(st.integers(201, 260)))
@@ -81,23 +75,25 @@ def test_a_bundle_that_knows_no_truths_makes_none_of_its_scans_new() -> None:
 
 
 def test_too_few_new_volumes_are_no_reason_to_train() -> None:
-    champion = version(split(volumes(*range(10)), RULE))
-    why = why_not_to_train(SPEC, volumes(*range(11)), champion=champion, refused=None)
+    champion = {"organ@1": split(volumes(*range(10)), RULE)}
+    why = why_not_to_train(SPEC, volumes(*range(11)), known=champion)
     assert why is not None
     assert "1 of 11 Volumes with the truth 'truth' are new since organ@1" in why
-    assert why_not_to_train(SPEC, volumes(*range(12)), champion=champion, refused=None) is None
-    assert why_not_to_train(SPEC, volumes(1), champion=None, refused=None) is None
+    assert why_not_to_train(SPEC, volumes(*range(12)), known=champion) is None
+    assert why_not_to_train(SPEC, volumes(1), known={}) is None
 
 
 def test_what_was_refused_last_night_is_not_trained_again_tonight() -> None:
-    champion = version(split(volumes(*range(10)), RULE))
-    refused = version(split(volumes(*range(20)), RULE), number=2)
-    why = why_not_to_train(SPEC, volumes(*range(20)), champion=champion, refused=refused)
+    known = {
+        "organ@1": split(volumes(*range(10)), RULE),
+        "organ@2": split(volumes(*range(20)), RULE),
+    }
+    why = why_not_to_train(SPEC, volumes(*range(20)), known=known)
     assert why is not None
-    assert "organ@2, a challenger already refused" in why
-    assert why_not_to_train(SPEC, volumes(*range(22)), champion=champion, refused=refused) is None
+    assert "new since organ@2" in why
+    assert why_not_to_train(SPEC, volumes(*range(22)), known=known) is None
     always = SPEC.model_copy(update={"min_new": 0})
-    assert why_not_to_train(always, volumes(0), champion=champion, refused=refused) is None
+    assert why_not_to_train(always, volumes(0), known=known) is None
 
 
 def test_a_request_is_told_by_what_decides_the_network_alone() -> None:

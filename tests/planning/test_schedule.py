@@ -391,3 +391,84 @@ def test_an_empty_job_is_finished_at_once(shape: tuple[int, int, int]) -> None:
     )
     assert schedule.start(num_replicas=1) == []
     assert schedule.is_finished
+
+
+class Stopped(FakeCluster):
+    """Asks for something after some Instructions were carried out."""
+
+    after: int = 9
+    ask: str = "drain"
+
+    def carry_out(self, one: Instruction) -> None:
+        super().carry_out(one)
+        self.after -= 1
+        if self.after == 0 and self.ask == "drain":
+            self.accept(self.schedule.drain())
+        elif self.after == 0:
+            self.accept(self.schedule.give_up("no more"))
+
+
+MANY = [(20, 20, 20)] * 12
+
+
+@given(st.integers(0, 10**6), st.integers(1, 60))
+def test_a_pause_finishes_what_is_under_way_and_begins_no_more(seed: int, after: int) -> None:
+    cluster = Stopped(plan_of(MANY, min_sweeps=2), seed)
+    cluster.after = after
+    cluster.run(2)
+    assert {one.outcome for one in cluster.closed.values()} <= {"done"}
+    whole = {name: list(cluster.plan.volumes[name].write_regions) for name in cluster.closed}
+    expected = {(name, box) for name, boxes in whole.items() for box in boxes}
+    assert set(cluster.written) == expected
+
+
+def test_a_pause_leaves_volumes_for_later() -> None:
+    cluster = Stopped(plan_of(MANY), 0)
+    cluster.run(1)
+    assert 0 < len(cluster.closed) < len(MANY)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 60))
+def test_cancelling_closes_what_is_under_way_once(seed: int, after: int) -> None:
+    cluster = Stopped(plan_of(MANY, min_sweeps=2), seed)
+    cluster.after, cluster.ask = after, "give up"
+    cluster.run(2)
+    assert {one.outcome for one in cluster.closed.values()} <= {"done", "cancelled"}
+
+
+def test_a_job_that_is_paused_before_it_begins_begins_nothing() -> None:
+    cluster = FakeCluster(plan_of(MANY), 0)
+    cluster.schedule.drain()
+    cluster.run(1)
+    assert cluster.closed == {}
+
+
+class Limited(FakeCluster):
+    """Leaves the Job one Replica after some Instructions; notes who begins which Chain."""
+
+    after: int = 20
+
+    def accept(self, instructions: list[Instruction]) -> None:
+        late = self.after <= 0
+        for one in instructions:
+            if isinstance(one, Predict):
+                self.begun.setdefault(one.key.chain, (one.replica, late))
+        self.ended += [one.replica for one in instructions if isinstance(one, Retire)]
+        super().accept([one for one in instructions if not isinstance(one, Retire)])
+
+    def carry_out(self, one: Instruction) -> None:
+        super().carry_out(one)
+        self.after -= 1
+        if self.after == 0:
+            self.accept(self.schedule.limit_replicas(1))
+
+
+def test_replicas_beyond_the_limit_begin_nothing_and_end_when_they_are_through() -> None:
+    cluster = Limited(plan_of(MANY), 3)
+    cluster.begun: dict[int, tuple[str, bool]] = {}
+    cluster.ended: list[str] = []
+    cluster.run(2)
+    assert len(cluster.closed) == len(MANY)
+    assert cluster.ended == ["r1"]
+    assert {replica for replica, _ in cluster.begun.values()} == {"r0", "r1"}
+    assert {replica for replica, late in cluster.begun.values() if late} == {"r0"}

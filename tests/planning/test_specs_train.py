@@ -51,8 +51,11 @@ def test_auto_is_64_voxels_a_side_and_4_patches_for_a_named_network() -> None:
 def test_auto_takes_no_arguments() -> None:
     with pytest.raises(SpecError, match="derives the arguments itself"):
         TrainSpec.load(READY, overrides=["network.name=auto"])
-    derived = ["network.name=auto", "network.arguments={}"]
-    assert TrainSpec.load(READY, overrides=derived).network.memory_budget == 8 * 2**30
+
+
+def test_a_name_alone_is_a_network() -> None:
+    network = TrainSpec.load(READY, overrides=["network=auto"]).network
+    assert (network.name, network.arguments, network.memory_budget) == ("auto", {}, 8 * 2**30)
 
 
 @pytest.mark.parametrize(

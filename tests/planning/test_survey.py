@@ -34,6 +34,7 @@ def test_costs_are_those_of_the_plan() -> None:
             planned.layout.num_blocks,
             len(planned.layout.sweeps),
             PLANNER.footprint(planned).total,
+            planned.layout.has_seams,
         )
 
 

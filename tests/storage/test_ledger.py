@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from unet_batch.errors import ConflictError, NotFoundError, SpecError, StoreErro
 from unet_batch.storage import ledger as ledger_module
 from unet_batch.storage.ledger import Ledger, LedgerEntry
 from unet_batch.storage.object_store import ObjectStore
+from unet_batch.storage.stores import open_store
 
 ENTRY = LedgerEntry(
     "ct-1", "done", "", "key", 1.5, 1000, 8, "replica-0", "2026-01-02T03:04:05+00:00"
@@ -98,3 +100,47 @@ def test_a_damaged_part_is_named(store: ObjectStore, line: bytes) -> None:
 def test_an_unsafe_job_id_is_refused(store: ObjectStore) -> None:
     with pytest.raises(SpecError):
         Ledger(store, "../other")
+
+
+@pytest.fixture
+def busy_ledger(tmp_path: Path) -> Ledger:
+    with Ledger(open_store(tmp_path), "job") as ledger:
+        ledger.record(replace(ENTRY, bundle_hash="old"))
+        ledger.record(replace(ENTRY, volume_id="ct-2", bundle_hash="new", key="k2"))
+        ledger.record(replace(ENTRY, volume_id="ct-3", outcome="quarantined", reason="NaN"))
+        ledger.record(replace(ENTRY, volume_id="ct-4", outcome="skipped", bundle_hash="new"))
+    return ledger
+
+
+def test_what_is_done_is_known_with_its_weights(busy_ledger: Ledger) -> None:
+    assert busy_ledger.counts() == {"done": 2, "quarantined": 1, "skipped": 1}
+    assert busy_ledger.done_keys() == {"ct-1": "key", "ct-2": "k2", "ct-4": "key"}
+    assert busy_ledger.done_with("new") == {"ct-2", "ct-4"}
+
+
+def test_failures_and_single_volumes_are_found(busy_ledger: Ledger) -> None:
+    assert [entry.volume_id for entry in busy_ledger.failures()] == ["ct-3"]
+    found = busy_ledger.entry("ct-2")
+    assert found is not None
+    assert found.bundle_hash == "new"
+    assert busy_ledger.entry("ct-9") is None
+
+
+def test_a_ledger_of_a_job_that_never_began_is_empty(tmp_path: Path) -> None:
+    ledger = Ledger(open_store(tmp_path), "none")
+    assert (ledger.counts(), ledger.entries(), ledger.done_keys()) == ({}, {}, {})
+
+
+def test_a_reason_as_long_as_a_page_is_cut(tmp_path: Path) -> None:
+    with Ledger(open_store(tmp_path), "job") as ledger:
+        ledger.record(replace(ENTRY, reason="x" * 100_000))
+    assert len(ledger.entries()["ct-1"].reason) < 2010
+
+
+def test_a_decision_holds_for_the_weights_it_was_made_for(store: ObjectStore) -> None:
+    ledger = Ledger(store, "job")
+    assert ledger.settle("engine", "torch", of="w1") == "torch"
+    assert ledger.settle("engine", "openvino", of="w1") == "torch"
+    assert ledger.decision("engine", of="w2") is None
+    assert ledger.settle("engine", "openvino", of="w2") == "openvino"
+    assert ledger.decision("engine") == "openvino"

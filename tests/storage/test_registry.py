@@ -156,7 +156,10 @@ def test_what_was_learnt_from_is_remembered(folder_registry: Registry, bundle: P
     content_hash = hash_of(1)
     folder_registry.add("m", bundle, content_hash=content_hash, note=NOTE, data=data, recipe="r")
     found = folder_registry.version(ModelReference(name="m", version=1))
-    assert (found.data, found.recipe) == (data, "r")
+    assert (folder_registry.data(found), found.recipe, found.num_trained_on) == (data, "r", 1)
+    folder_registry.store.put(f"models/m/data/{found.data_digest}.json", b"{}")
+    with pytest.raises(StoreError, match="is not what was stored"):
+        folder_registry.data(found)
 
 
 def test_a_crash_before_the_version_is_put_leaves_nothing_to_see(

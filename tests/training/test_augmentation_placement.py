@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 
 from unet_batch.planning.specs.recipe import AugmentationSpec
 from unet_batch.training.augmentation.placement import (
@@ -34,7 +35,7 @@ def test_without_a_turn_a_patch_is_an_exact_copy() -> None:
     image, truth = scan()
     patch, mask = warp(image, truth, place((5, 7, 8), (6, 8, 10), np.eye(3)))
     assert torch.allclose(patch, image[:, 2:8, 3:11, 3:13], atol=1e-5)
-    assert torch.equal(mask[0], truth[2:8, 3:11, 3:13].float())
+    assert torch.equal(mask[0], truth[2:8, 3:11, 3:13])
 
 
 def test_outside_the_volume_a_patch_is_0() -> None:
@@ -125,10 +126,26 @@ def test_bending_looks_voxels_up_where_they_were_moved_to() -> None:
         image, truth, Placement(straight.matrix, straight.centre_zyx, (12, 14, 16), moves)
     )
     assert torch.allclose(patch[..., :-2], image[..., 2:], atol=1e-5)
-    assert torch.equal(mask[0, ..., :-2], truth[..., 2:].float())
+    assert torch.equal(mask[0, ..., :-2], truth[..., 2:])
     assert reach(np.eye(3), (12, 14, 16), moves).tolist() == [6, 7, 10]
 
 
 def test_a_matrix_and_no_bend_are_drawn_at_probability_0() -> None:
     assert np.array_equal(draw_matrix(NONE, (1, 1, 1), generator()), np.eye(3))
     assert draw_moves(NONE, (1, 1, 1), (4, 4, 4), generator()) is None
+
+
+@pytest.mark.parametrize("elastic", [0.0, 1.0])
+def test_voxels_are_looked_up_as_torch_does(elastic: float) -> None:
+    spec = AugmentationSpec(rotation_deg=40, elastic=elastic, elastic_spacing=8)
+    image, truth, roi = torch.rand(2, 10, 12, 14), scan((10, 12, 14))[1], (12, 14, 10)
+    moves = draw_moves(spec, (1, 1, 1), roi, generator(1))
+    one = Placement(draw_matrix(spec, (1, 1, 1), generator()), np.array([4.3, 7, 6]), roi, moves)
+    offsets = np.stack(np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in roi], indexing="ij"), -1)
+    places = offsets @ one.matrix.T + one.centre_zyx + (0 if moves is None else moves.numpy())
+    grid = torch.from_numpy(places * 2 / np.array([10, 12, 14]) - 1).flip(-1).float()[None]
+    patch, mask = warp(image, truth, one)
+    wanted = F.grid_sample(image[None], grid, align_corners=False)[0]
+    assert torch.allclose(patch, wanted, atol=1e-4)
+    nearest = F.grid_sample(truth.float()[None, None], grid, mode="nearest", align_corners=False)
+    assert float((nearest[0] == mask).float().mean()) > 0.999

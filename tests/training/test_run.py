@@ -4,7 +4,7 @@ import pytest
 
 from unet_batch.errors import SpecError
 from unet_batch.planning.specs.recipe import TrainResourceSpec
-from unet_batch.training.run import cpus_per_worker
+from unet_batch.training.run import cpus_per_worker, scaling_config
 
 
 def nodes(*cpus: int) -> list[dict[str, object]]:
@@ -29,3 +29,25 @@ def test_workers_that_fit_nowhere_are_refused(workers: int, wish: object) -> Non
     resources = TrainResourceSpec.model_validate({"workers": workers, "cpus_per_worker": wish})
     with pytest.raises(SpecError, match="do not fit"):
         cpus_per_worker(resources, nodes(4))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
+def test_a_range_of_workers_is_elastic_to_ray_train() -> None:
+    fixed = scaling_config(TrainResourceSpec(workers=2), 3)
+    assert (fixed.num_workers, fixed.resources_per_worker) == (2, {"CPU": 3})
+    elastic = TrainResourceSpec.model_validate(
+        {"workers": {"min": 1, "max": 4}, "gpus_per_worker": 1}
+    )
+    config = scaling_config(elastic, 2)
+    assert config.elasticity_enabled
+    assert (config.min_workers, config.max_workers) == (1, 4)
+    assert config.resources_per_worker == {"CPU": 2, "GPU": 1}
+
+
+def test_where_workers_come_and_go_the_fewest_have_to_fit() -> None:
+    resources = TrainResourceSpec.model_validate({"workers": {"min": 1, "max": 3}})
+    assert cpus_per_worker(resources, nodes(2)) == 1
+    assert cpus_per_worker(resources, nodes(12)) == 4
+    resources = TrainResourceSpec.model_validate({"workers": {"min": 3, "max": 4}})
+    with pytest.raises(SpecError, match="3 workers of 1 CPUs do not fit"):
+        cpus_per_worker(resources, nodes(2))

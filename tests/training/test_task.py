@@ -90,3 +90,56 @@ def test_the_spacing_of_training_is_that_of_the_grid(cubes: Callable[..., Archiv
     task = plan(cubes(4, affine=SAGITTAL), grid={"spacing_mm": (1.5, None, 0.75)})
     assert task.grid == GridSpec(spacing_mm=(1.5, None, 0.75))
     assert task.spacing_mm == pytest.approx((1.5, 2, 0.75))
+
+
+def test_a_derived_network_says_why_and_fits(cubes: Callable[..., Archive]) -> None:
+    task = plan(cubes(4, shape=(12, 20, 16)), network={"name": "auto", "memory_budget": "1GiB"})
+    assert task.spec.network.name == "dynunet"
+    assert task.spec.roi == (12, 20, 16)
+    assert "3 Volumes, their median 12x20x16 voxels" in task.network_reasons[0]
+    assert task.network().divisor == (2, 4, 4)
+
+
+def test_a_network_of_ones_own_needs_trust(cubes: Callable[..., Archive]) -> None:
+    archive, own = cubes(2), {"name": "monai.networks.nets:BasicUNet"}
+    with pytest.raises(SpecError, match="BasicUNet' is code"):
+        plan(archive, network=own)
+    task = plan(archive, network=own, trust_network=True)
+    assert task.network().build().__class__.__name__ == "BasicUNet"
+
+
+def test_a_batch_that_no_norm_bears_is_refused_before_workers_start(
+    cubes: Callable[..., Archive],
+) -> None:
+    with pytest.raises(SpecError, match="does not pass"):
+        plan(cubes(2), network={"name": "dynunet"}, roi=(16, 16, 16))
+
+
+def test_the_activation_and_regions_decide_the_classes(cubes: Callable[..., Archive]) -> None:
+    archive = cubes(2)
+    sigmoid = plan(archive, activation="sigmoid")
+    assert [one.name for one in sigmoid.classes] == ["cube"]
+    regions = plan(archive, activation="sigmoid", regions={"any": (4,), "same": (4,)})
+    assert [(one.value, one.name) for one in regions.classes] == [(1, "any"), (2, "same")]
+    assert regions.network().arguments["out_channels"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"activation": "sigmoid", "regions": {"odd": (4, 9)}}, r"regions.odd .*\[9\].*\[0, 4\]"),
+        ({"training": {"loss": {"class_weights": (1, 2, 3)}}}, "3 numbers.*2 values"),
+        (
+            {
+                "training": {"early_stopping": 2, "validate_every": 5},
+                "split": {"holdout_share": 0},
+            },
+            "held back, and there are none",
+        ),
+    ],
+)
+def test_a_recipe_that_does_not_fit_the_truth_is_refused(
+    cubes: Callable[..., Archive], changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises(SpecError, match=said):
+        plan(cubes(3), **changes)

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from unet_batch.evaluation.measuring import Scoring, score_masks
+from unet_batch.evaluation.scores import Score
 from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive
@@ -37,7 +40,7 @@ class Copy:
 
 def scores(
     archive: Archive, table: ClassTable, planes: Callable[[Voxels], Voxels], **fields: object
-) -> dict[str, list[float]]:
+) -> dict[str, dict[str, float | None]]:
     volumes = open_training_volumes(
         archive,
         list(archive),
@@ -47,7 +50,7 @@ def scores(
         budget=MemoryBudget(0),
         **fields,  # type: ignore[arg-type]
     )
-    return score_volumes(
+    found = score_volumes(
         Copy(planes),
         torch.nn.Identity(),
         volumes,
@@ -55,6 +58,7 @@ def scores(
         device=torch.device("cpu"),
         precision="fp32",
     )
+    return {one: {score.class_name: score.dice for score in row} for one, row in found.items()}
 
 
 def halves_dice(archive: Archive, volume_id: str) -> float:
@@ -67,7 +71,7 @@ def test_regions_add_up_to_the_dice_of_the_volume(cubes: Callable[..., Archive])
     archive = cubes(4)
     found = scores(archive, ClassTable.of(LABELS), lambda truth: truth[None])
     for one in archive:
-        assert found[one] == pytest.approx([halves_dice(archive, one)])
+        assert found[one] == pytest.approx({"cube": halves_dice(archive, one)})
 
 
 def test_overlapping_classes_are_scored_plane_by_plane(cubes: Callable[..., Archive]) -> None:
@@ -76,7 +80,7 @@ def test_overlapping_classes_are_scored_plane_by_plane(cubes: Callable[..., Arch
     planes = lambda truth: np.stack([(truth > 0) * 1, truth * 0]).astype(np.uint8)  # noqa: E731
     found = scores(archive, table, planes)
     for one in archive:
-        assert found[one] == pytest.approx([halves_dice(archive, one), 0])
+        assert found[one] == pytest.approx({"any": halves_dice(archive, one), "again": 0})
 
 
 def test_a_class_that_the_truth_does_not_tell_of_has_no_score(
@@ -85,14 +89,45 @@ def test_a_class_that_the_truth_does_not_tell_of_has_no_score(
     archive = cubes(1)
     table = ClassTable.of((*LABELS, LabelClass(7, "lesion")))
     invent = lambda truth: np.full_like(truth, 7)[None]  # noqa: E731
-    assert scores(archive, table, invent)["cube_0"] == [0, 0]
+    assert scores(archive, table, invent)["cube_0"] == {"cube": 0, "lesion": 0}
     partial = scores(archive, table, invent, partial_labels=True)["cube_0"]
-    assert partial[0] == 0
-    assert math.isnan(partial[1])
+    assert partial == {"cube": 0}
 
 
 def test_a_class_that_no_mask_has_does_not_count() -> None:
-    mean, by_class = mean_dice([[0.5, math.nan], [0.7, 0.8]])
-    assert by_class == [0.6, 0.8]
-    assert mean == 0.7
-    assert math.isnan(mean_dice([[math.nan]])[0])
+    def score(name: str, dice: float | None) -> Score:
+        return Score("a", len(name), name, dice, 1, 1, 1, 1, 1)
+
+    known = [score("organ", 0.5), score("cyst", None), score("organ", 0.7), score("cyst", 0.8)]
+    named = [replace(one, volume_id=f"v{k // 2}") for k, one in enumerate(known)]
+    assert mean_dice(named) == pytest.approx(0.7)
+    assert math.isnan(mean_dice([score("organ", None)]))
+
+
+def test_at_the_end_surfaces_of_regions_give_those_of_the_volume(
+    cubes: Callable[..., Archive],
+) -> None:
+    archive = cubes(1)
+    table = ClassTable.of(LABELS)
+    volumes = open_training_volumes(
+        archive,
+        list(archive),
+        truth="truth",
+        table=table,
+        intensity=IntensitySpec(),
+        budget=MemoryBudget(0),
+    )
+    found = score_volumes(
+        Copy(lambda truth: truth[None]),
+        torch.nn.Identity(),
+        volumes,
+        table,
+        device=torch.device("cpu"),
+        precision="fp32",
+        scoring=Scoring(),
+    )
+    truth = archive["cube_0"].labels["truth"].stored[:]
+    mask = truth.copy()
+    mask[HALF[1].slices] = 0
+    spacing = archive["cube_0"].spacing_mm
+    assert found["cube_0"] == score_masks("cube_0", mask, truth, LABELS[1:], spacing_mm=spacing)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from unet_batch.errors import ConflictError, SpecError
+from unet_batch.cli.app import main
+from unet_batch.errors import ConflictError, QuarantineError, SpecError
 from unet_batch.formats.scan import Mask, Scan
 from unet_batch.models.bundle import BundleConfig, save_bundle
 from unet_batch.monitoring.events import (
@@ -29,17 +31,19 @@ from unet_batch.monitoring.events import (
     ignore,
 )
 from unet_batch.monitoring.metrics import JobMetrics
+from unet_batch.planning.model_versions import Decision, ModelVersion
 from unet_batch.planning.specs.retrain import RetrainSpec
-from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.specs.train import TrainSpec
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive, open_archive
+from unet_batch.storage.labels_writer import LabelsWriter
 from unet_batch.storage.lease import Lease
-from unet_batch.storage.registry import Registry, open_registry
+from unet_batch.storage.registry import open_registry
+from unet_batch.storage.who import Note
 from unet_batch.training.task import plan_training
 from unet_batch.workflows import retrain as workflow
-from unet_batch.workflows.retrain import RetrainSummary, retrain
-from unet_batch.workflows.segment import segment
+from unet_batch.workflows.retrain import RetrainSummary, _compared, _Retraining, retrain
+from unet_batch.workflows.retrain_scoring import ScoredVersion
 
 CLASSES = (LabelClass(0, "background"), LabelClass(4, "cube"))
 NETWORK = {"arguments": {"channels": [8, 16], "num_res_units": 1}}
@@ -80,6 +84,16 @@ def spec_for(folder: Path, **changes: Any) -> RetrainSpec:
         "max_pictures": 2,
     }
     return RetrainSpec.model_validate(fields | changes)
+
+
+def publish_as(archive: Archive, volume_id: str, bundle_hash: str) -> None:
+    """Labels `net`, as the Bundle of this hash would have published them."""
+    info = archive.info(volume_id)
+    writer = LabelsWriter.for_volume(archive.url, info, name="net", classes=CLASSES, key="old")
+    writer.prepare()
+    for region in writer.write_regions():
+        writer.write(region, np.zeros(region.shape, np.uint8))
+    writer.publish({"bundle_hash": bundle_hash})
 
 
 def untrained(spec: TrainSpec, *, listen: Listener = ignore) -> None:
@@ -133,7 +147,7 @@ def run(spec: RetrainSpec, *, crash_at: type[Any] | None = None) -> Night:
 
 
 @pytest.fixture(scope="module")
-def nights(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterator[SimpleNamespace]:
+def nights(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("nights")
     archive = open_archive(folder / "archive", create=True)
     registry = open_registry(folder / "registry", create=True)
@@ -143,32 +157,25 @@ def nights(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Iterato
         patch.setattr(workflow, "train", untrained)
         first = run(spec)
         nothing = run(spec)
-    segment(
-        SegmentSpec(
-            archive=archive.url, model="cube@champion", registry=registry.url, labels="net",
-            volumes=("cube_00", "cube_01"), resources=spec.resources, inference=spec.inference,
-        )
-    )  # fmt: skip
+    for volume_id in ("cube_00", "cube_01"):
+        publish_as(archive, volume_id, registry.versions("cube")[0].content_hash)
+    publish_as(archive, "cube_02", "of another model")
     add_cubes(archive, 14, 17)
     crashed = run(spec, crash_at=Challenged)
     add_cubes(archive, 17, 18)  # labelled while it lay there: for the next night
     better = run(spec.model_copy(update={"resegment": True}))
+    outdated = Path(better.summary.outdated).read_text() if better.summary else ""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workflow, "train", untrained)
         worse = run(spec)
         refused = run(spec)
-    yield SimpleNamespace(
+    return SimpleNamespace(
         folder=folder, archive=archive, registry=registry, spec=spec, first=first, nothing=nothing,
-        crashed=crashed, better=better, worse=worse, refused=refused,
+        crashed=crashed, better=better, worse=worse, refused=refused, outdated=outdated,
     )  # fmt: skip
 
 
 pytestmark = pytest.mark.ray
-
-
-def held_back_of(registry: Registry, version: int) -> set[str]:
-    (found,) = [one for one in registry.versions("cube") if one.version == version]
-    return {one.volume_id for one in found.data.held_back}
 
 
 def test_the_first_challenger_becomes_champion(nights: SimpleNamespace) -> None:
@@ -230,7 +237,7 @@ def test_a_better_challenger_is_promoted_by_the_test(nights: SimpleNamespace) ->
 def test_volumes_of_older_versions_are_segmented_again(nights: SimpleNamespace) -> None:
     summary = nights.better.summary
     assert (summary.num_outdated, summary.num_resegmented) == (2, 2)
-    assert Path(summary.outdated).read_text() == "cube_00\ncube_01\n"
+    assert nights.outdated == "cube_00\ncube_01\n"
     provenance = nights.archive["cube_00"].labels["net"].provenance
     assert provenance["version"] == "cube@2"
     assert provenance["bundle_hash"] == nights.registry.versions("cube")[1].content_hash
@@ -238,14 +245,12 @@ def test_volumes_of_older_versions_are_segmented_again(nights: SimpleNamespace) 
 
 
 def test_no_challenger_learns_from_what_was_held_back_before(nights: SimpleNamespace) -> None:
-    versions = nights.registry.versions("cube")
-    assert len(versions) == 3
-    for before, after in zip(versions, versions[1:], strict=False):
-        assert set(before.data.held_back) <= set(after.data.held_back)
-        assert set(before.data.train) <= set(after.data.train)
-    for version in versions:
-        trained = {one.volume_id for one in version.data.train}
-        assert not trained & held_back_of(nights.registry, version.version)
+    used = [nights.registry.data(one) for one in nights.registry.versions("cube")]
+    assert len(used) == 3
+    for before, after in pairwise(used):
+        assert set(before.held_back) <= set(after.held_back)
+        assert set(before.train) <= set(after.train)
+    assert all(not set(one.train) & set(one.held_back) for one in used)
 
 
 def test_a_worse_challenger_is_refused_with_every_reason(nights: SimpleNamespace) -> None:
@@ -322,8 +327,54 @@ def test_while_another_run_lives_it_is_refused(nights: SimpleNamespace) -> None:
     assert retrain(spec).outcome == "nothing_new"
 
 
+def test_the_command_says_in_a_line_how_it_ended(
+    nights: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    path = tmp_path / "retrain.yaml"
+    path.write_text(yaml.safe_dump(nights.spec.model_dump(mode="json")))
+    for arguments, status, said in (
+        ([str(path)], 0, "nothing new: 0 of 18 Volumes"),
+        (["--spec", str(path), "--set", "truth=other"], 2, "has Labels 'other'"),
+        ([str(path), "--spec", str(path)], 2, "give one"),
+    ):
+        monkeypatch.setattr("sys.argv", ["unet-batch", "retrain", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        told = capsys.readouterr()
+        assert left.value.code == status
+        assert said in told.out + told.err
+
+
 def test_an_archive_without_the_truth_is_refused(nights: SimpleNamespace) -> None:
     events: list[Event] = []
     with pytest.raises(SpecError, match="has Labels 'other'"):
         retrain(nights.spec.model_copy(update={"truth": "other"}), listen=events.append)
     assert events[-1] == RetrainFinished("failed")
+
+
+def test_a_run_that_lost_its_lease_promotes_nothing(tmp_path: Path) -> None:
+    registry, now = open_registry(tmp_path / "registry", create=True), [0.0]
+    lease = Lease(registry.store, "lease.json", 10.0, clock=lambda: now[0])
+    lease.acquire()
+    (tmp_path / "bundle").mkdir()
+    note = Note("ada", "2026-11-22T01:00:00+00:00", "")
+    version = registry.add("cube", tmp_path / "bundle", content_hash="0" * 64, note=note)
+    archive = open_archive(tmp_path / "archive", create=True)
+    run = _Retraining(spec_for(tmp_path), archive, registry, lease, ignore)
+    decision = Decision(version=1, champion=None, is_promoted=True, reasons=("good",))
+    now[0] = 10.0
+    with pytest.raises(ConflictError, match="could not renew its lease"):
+        run._promote(version, decision)
+    assert registry.champion("cube") is None
+    lease.renew()
+    run._promote(version, decision)
+    assert registry.champion("cube") is not None
+
+
+def test_versions_that_share_no_scored_volume_are_not_compared() -> None:
+    version = ModelVersion(
+        name="cube", version=1, content_hash="0" * 64, files={}, by="a", at="now"
+    )
+    failed = ScoredVersion(version, "net", {}, {"a": "needs 3 GiB of 2 GiB"}, {})
+    with pytest.raises(QuarantineError, match=r"cannot be compared.*needs 3 GiB"):
+        _compared(failed, failed)

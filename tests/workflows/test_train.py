@@ -13,8 +13,17 @@ import pytest
 from unet_batch.errors import SpecError
 from unet_batch.formats.scan import Mask, Scan
 from unet_batch.models.bundle import load_bundle
-from unet_batch.monitoring.events import Event, JobFinished, JobStarted, TrainStep, Validated
+from unet_batch.monitoring.events import (
+    Event,
+    JobFinished,
+    JobStarted,
+    StoppedEarly,
+    TrainStep,
+    Validated,
+    ignore,
+)
 from unet_batch.planning.specs.grid import GridSpec
+from unet_batch.planning.specs.recipe import TrainResourceSpec
 from unet_batch.planning.specs.train import TrainSpec
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive, open_archive
@@ -22,6 +31,7 @@ from unet_batch.training.run import TrainOutcome
 from unet_batch.training.task import plan_training
 from unet_batch.training.worker import History
 from unet_batch.workflows.train import _write_bundle, train
+from unet_batch.workflows.training_record import TrainingRecord
 
 CLASSES = (LabelClass(0, "background"), LabelClass(4, "cube"))
 
@@ -90,6 +100,7 @@ def test_two_workers_lose_one_and_end_with_a_good_bundle(tmp_path: Path) -> None
     assert steps[restart] > 1, "it goes on from a checkpoint, not from the beginning"
     assert steps[restart] % 50 == 1
     assert steps[-1] == summary.num_steps == 300
+    check_repeated_losses(events)
     assert [step for step, _ in summary.losses] == list(range(1, 301))
     assert isinstance(events[0], JobStarted)
     assert isinstance(events[-1], JobFinished)
@@ -99,15 +110,39 @@ def test_two_workers_lose_one_and_end_with_a_good_bundle(tmp_path: Path) -> None
     assert not (tmp_path / "models" / ".cube.training").exists()
 
 
+def check_repeated_losses(events: list[Event]) -> None:
+    """Steps done again after the restart have the very losses of the first time."""
+    by_step: dict[int, set[float]] = {}
+    told = [one for one in events if isinstance(one, TrainStep)]
+    for one in told:
+        by_step.setdefault(one.step, set()).add(one.loss)
+    assert len(told) > len(by_step) == 300
+    assert all(len(losses) == 1 for losses in by_step.values())
+
+
 def check_bundle(archive: Archive, spec: TrainSpec, scores: dict[str, float]) -> None:
     """The Bundle says what it was made of, and found the cube in the scan held back from it."""
     bundle = load_bundle(spec.out)
     assert bundle.scores == scores
     assert scores["mean_dice"] == scores["dice.cube"] > 0.8
+    assert 0 <= scores["hd95_mm.cube"] < 5
+    assert 0.5 < scores["surface_dice.cube"] <= 1
     assert bundle.classes == CLASSES
     assert TrainSpec.model_validate(bundle.train_spec) == spec
     assert len(bundle.data_hashes) == 4
     assert set(bundle.data_hashes) < set(archive)
+    check_docs(Path(spec.out))
+
+
+def check_docs(bundle: Path) -> None:
+    """Curves of all steps, though a worker was lost on the way, and files for TensorBoard."""
+    steps = (bundle / "docs" / "curves.csv").read_text().splitlines()
+    assert len(steps) == 1 + 300
+    assert steps[-1].startswith("300,")
+    assert not steps[-1].endswith(",")  # the last step was validated
+    assert "<polyline" in (bundle / "docs" / "curves.svg").read_text()
+    assert "dice" in (bundle / "docs" / "scores.csv").read_text()
+    assert [one.name for one in bundle.glob("logs/*/*tfevents*")] != []
 
 
 def test_a_spec_that_does_not_fit_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -127,6 +162,45 @@ def test_the_bundle_keeps_the_grid_that_it_was_trained_on(tmp_path: Path) -> Non
     definition = task.network()
     network = definition.target(**definition.arguments)
     outcome = TrainOutcome(network.state_dict(), History(), 1)
-    bundle = _write_bundle("cube", tmp_path / "cube", task, outcome)
+    with TrainingRecord(spec, "cube", listen=ignore) as record:
+        bundle = _write_bundle("cube", tmp_path / "cube", task, outcome, record)
+    assert bundle.scores == {}
+    card = (tmp_path / "cube" / "docs" / "README.md").read_text()
+    assert "nothing is known of how good it is" in card
     assert bundle.grid == GridSpec(spacing_mm=(1, 1, 1), orientation="LPS")
     assert bundle.spacing_mm == (1, 1, 1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_as_many_workers_as_there_is_room_for_stop_early_with_overlapping_classes(
+    tmp_path: Path,
+) -> None:
+    archive = make_archive(tmp_path / "archive")
+    spec = make_spec(
+        archive,
+        tmp_path / "cube",
+        validate_every=3,
+        early_stopping=1,
+        learning_rate=1e-12,  # nothing gets better
+        steps=30,
+    ).model_copy(
+        update={
+            "activation": "sigmoid",
+            "regions": {"any": (4,), "cube": (4,)},
+            "resources": TrainResourceSpec.model_validate(
+                {"workers": {"min": 1, "max": 2}, "cpus_per_worker": 1}
+            ),
+        }
+    )
+    events: list[Event] = []
+    summary = train(spec, listen=events.append)
+
+    (stopped,) = [one for one in events if isinstance(one, StoppedEarly)]
+    assert stopped.step == summary.num_steps < 30
+    assert stopped.best_step == summary.best_step == summary.num_steps - 3
+    bundle = load_bundle(spec.out)
+    assert bundle.activation == "sigmoid"
+    assert [(one.value, one.name) for one in bundle.classes] == [(1, "any"), (2, "cube")]
+    assert {"dice.any", "dice.cube"} <= set(summary.scores)

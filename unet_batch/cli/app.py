@@ -15,6 +15,7 @@ from unet_batch.cli.demo_command import demo
 from unet_batch.cli.exits import Exit
 from unet_batch.cli.models_commands import models
 from unet_batch.cli.retrain_command import retrain
+from unet_batch.cli.soak_command import soak
 from unet_batch.cli.submit_command import submit
 from unet_batch.errors import UnetBatchError
 
@@ -40,6 +41,7 @@ app.command()(model_commands.evaluate)
 app.command()(model_commands.report)
 app.command()(archive_commands.export)
 app.command()(submit)
+app.command()(soak)
 app.command()(job_commands.jobs)
 app.command()(job_commands.status)
 app.command()(job_commands.logs)

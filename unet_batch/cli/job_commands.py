@@ -135,7 +135,11 @@ def logs(
     address: ServerOption = None,
     token_file: TokenFileOption = None,
 ) -> None:
-    """Print what a Job's driver said: all of it where its cluster runs, else the last lines."""
+    """Print what a Job's driver said.
+
+    All of it where its cluster still runs, or on the machine that ran it; else the last lines,
+    which stand with the Archive.
+    """
     from unet_batch.errors import ClusterError, NotFoundError
     from unet_batch.workflows import jobs as workflow
     from unet_batch.workflows.ray_jobs import RayJobs, read_token
@@ -153,6 +157,9 @@ def logs(
             sys.stderr.write(f"{error}\nwhat stands with the Archive:\n")
         else:
             return
+    if sent and sent.log and Path(sent.log).is_file() and not follow:
+        sys.stdout.write(Path(sent.log).read_text(encoding="utf-8", errors="replace"))
+        return
     _print_kept_log(folder, follow=follow)
 
 

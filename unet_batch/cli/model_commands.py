@@ -15,6 +15,7 @@ from unet_batch.cli.options import (
     MetricsPortOption,
     ModelOption,
     OutOption,
+    RegistryOption,
     SetOption,
     SpecOption,
     TrustNetworkOption,
@@ -23,6 +24,7 @@ from unet_batch.cli.options import (
     WhereOption,
 )
 from unet_batch.cli.printing import (
+    print_accounts,
     print_bench,
     print_facts,
     print_json,
@@ -87,6 +89,7 @@ def train(
 def segment(
     archive: ArchiveOption = None,
     model: ModelOption = None,
+    registry: RegistryOption = None,
     labels: LabelsOption = None,
     truth: TruthOption = None,
     volumes: VolumesOption = None,
@@ -111,6 +114,7 @@ def segment(
     arguments = {
         "archive": archive,
         "model": model,
+        "registry": registry,
         "labels": labels,
         "truth": truth,
         "volumes": volumes,
@@ -147,6 +151,7 @@ def segment(
                 "voxels a second": int(summary.voxels_per_second),
             }
         )
+        print_accounts({"predicted": summary.predicted, "actual": summary.actual})
     print_reasons("quarantined", summary.quarantined)
     is_whole = not (summary.cancelled or summary.left)
     leave(is_complete=is_whole and len(summary.quarantined) <= request.allow_quarantined)
@@ -155,6 +160,7 @@ def segment(
 def plan_job(
     archive: ArchiveOption = None,
     model: ModelOption = None,
+    registry: RegistryOption = None,
     labels: LabelsOption = None,
     truth: TruthOption = None,
     volumes: VolumesOption = None,
@@ -166,27 +172,42 @@ def plan_job(
     calibrate: Annotated[
         bool, typer.Option(help="Time a few tiles on this machine to predict the duration.")
     ] = True,
+    pace: Annotated[
+        float | None,
+        typer.Option(help="Seconds a tile of a Replica, where that machine is not this.", min=0),
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(help="What a Replica costs for an hour, to predict the cost.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what `segment` would do with the same arguments: Volumes, tiles, memory, time.
+    """Say what `segment` would do: Volumes, tiles, time, memory, bytes, and what it would cost.
 
-    Nothing is segmented and nothing written; a few tiles are timed on this machine.
+    Nothing is segmented and nothing written. A few tiles are timed on this machine, once for
+    each model; `segment` then says at its end by how much the prediction missed.
+
+    `unet-batch plan --spec jobs/segment.yaml --price 2.5`
     """
     from unet_batch.workflows import plan as workflow
 
     arguments = {
         "archive": archive,
         "model": model,
+        "registry": registry,
         "labels": labels,
         "truth": truth,
         "volumes": volumes,
         "where": where,
         "trust_network": trust_network,
         "metrics_port": metrics_port,
+        "resources.price_per_hour": price,
     }
     request = SegmentSpec.load(spec, arguments=arguments, overrides=overrides or ())
     summary = workflow.plan(
-        request, num_replicas=request.resources.most_replicas or 1, calibrate=calibrate
+        request,
+        num_replicas=request.resources.most_replicas or 1,
+        calibrate=calibrate,
+        seconds_per_tile=pace,
     )
     if as_json:
         print_json(summary)

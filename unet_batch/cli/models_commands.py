@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unet_batch.cli.options import JsonOption, RegistryOption
+from unet_batch.cli.options import JsonOption, RegistryOption, TrustNetworkOption
 from unet_batch.cli.printing import print_facts, print_json, print_table
 from unet_batch.planning.model_versions import Move
+
+if TYPE_CHECKING:
+    from unet_batch.workflows.models import VersionSummary
 
 models = typer.Typer(
     name="models",
@@ -36,17 +40,8 @@ def list_models(
         versions = workflow.list_versions(name, registry)
         if as_json:
             print_json(versions)
-            return
-        print_table(
-            f"Versions of {name}",
-            ("version", "champion", "decision", "added", "by", "why", "mean Dice"),
-            [
-                (v.version, "yes" if v.is_champion else "", v.decision, v.at, v.by, v.why,
-                 v.mean_dice)
-                for v in versions
-            ],
-            numbers=1,
-        )  # fmt: skip
+        else:
+            _print_versions(name, versions)
         return
     found = workflow.list_models(registry)
     if as_json:
@@ -82,8 +77,8 @@ def show(
             "Bundle": found.folder,
             "hash": one.content_hash,
             "added": f"{one.at} by {one.by}" + (f": {one.why}" if one.why else ""),
-            "trained on": f"{len(one.data.train)} Volumes",
-            "held back": f"{len(one.data.held_back)} Volumes",
+            "trained on": f"{one.num_trained_on} Volumes",
+            "held back": f"{one.num_held_back} Volumes",
             **one.scores,
         }
     )
@@ -107,6 +102,7 @@ def add(
     name: Annotated[str, typer.Argument(help="Name of the model.")],
     bundle: Annotated[Path, typer.Argument(help="Folder of a Bundle.")],
     why: WhyOption = "",
+    trust_network: TrustNetworkOption = None,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -116,7 +112,9 @@ def add(
     """
     from unet_batch.workflows import models as workflow
 
-    version = workflow.add_model(name, bundle, registry_url=registry, why=why)
+    version = workflow.add_model(
+        name, bundle, registry_url=registry, why=why, trust_network=bool(trust_network)
+    )
     if as_json:
         print_json(version)
     else:
@@ -157,3 +155,15 @@ def _print_move(name: str, move: Move, *, as_json: bool) -> None:
         return
     replaced = f"{name}@{move.replaces}" if move.replaces else None
     print_facts({"champion": f"{name}@{move.version}", "before": replaced})
+
+
+def _print_versions(name: str, versions: Sequence[VersionSummary]) -> None:
+    print_table(
+        f"Versions of {name}",
+        ("version", "champion", "decision", "added", "by", "why", "mean Dice"),
+        [
+            (v.version, "yes" if v.is_champion else "", v.decision, v.at, v.by, v.why, v.mean_dice)
+            for v in versions
+        ],
+        numbers=1,
+    )

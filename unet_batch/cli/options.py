@@ -36,7 +36,9 @@ LabelsOption = Annotated[str | None, typer.Option("--labels", "-l", help="Name o
 TruthOption = Annotated[str | None, typer.Option("--truth", "-t", help="Labels that are right.")]
 ModelOption = Annotated[
     list[str] | None,
-    typer.Option("--model", "-m", help="Folder of the Bundle; given again: the mean of several."),
+    typer.Option(
+        "--model", "-m", help="Folder of the Bundle, or organ@champion; again: the mean of several."
+    ),
 ]
 RegistryOption = Annotated[
     str | None,

@@ -15,6 +15,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from unet_batch.evaluation.summary import MeanScore, MetricSummary
+    from unet_batch.planning.prediction import Account
     from unet_batch.reporting.figures import Figure
     from unet_batch.workflows.bench import BenchSummary
     from unet_batch.workflows.evaluate import EvaluateSummary
@@ -181,9 +182,39 @@ def print_plan(summary: PlanSummary) -> None:
             "tiles": f"{summary.tiles_left} to predict, {summary.num_tiles} in all",
             "memory of a Replica": f"{summary.memory_bytes / 2**20:.0f} MiB"
             f" (budget {summary.memory_budget / 2**20:.0f} MiB)",
-            "seconds a tile": summary.seconds_per_tile,
-            "predicted seconds": summary.predicted_s,
+            **_pace_facts(summary),
         }
+    )
+    print_accounts({"predicted": summary.predicted})
+
+
+def _pace_facts(summary: PlanSummary) -> dict[str, object]:
+    found = summary.calibration
+    if found is None:
+        return {"seconds a tile": "not known"}
+    pace = f"{found.seconds_per_tile:.3g} ({found.engine or 'any engine'}, {found.source})"
+    return {"Replicas": summary.num_replicas, "seconds a tile": pace}
+
+
+def print_accounts(accounts: Mapping[str, Account]) -> None:
+    """What a Job takes: as predicted, and as it was."""
+    print_table(
+        "What it takes",
+        ("", "tiles", "seconds", "memory MiB", "read MiB", "written MiB", "Replica hours", "cost"),
+        [
+            (
+                name,
+                one.tiles,
+                one.seconds,
+                one.memory_bytes // 2**20 if one.memory_bytes else None,
+                one.bytes_read / 2**20,
+                one.bytes_written / 2**20,
+                one.replica_hours,
+                one.cost,
+            )
+            for name, one in accounts.items()
+        ],
+        numbers=7,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,9 @@ from unet_batch.cli.options import (
 from unet_batch.cli.printing import print_facts, print_json, print_table
 from unet_batch.errors import SpecError
 from unet_batch.planning.specs.retrain import RetrainSpec
+
+if TYPE_CHECKING:
+    from unet_batch.workflows.retrain import RetrainSummary
 
 
 def retrain(
@@ -49,11 +52,22 @@ def retrain(
         raise SpecError(f"two Specs are given, {file} and --spec {spec}; give one")
     arguments = {"archive": archive, "truth": truth, "registry": registry}
     request = RetrainSpec.load(file or spec, arguments=arguments, overrides=overrides or ())
-    with job_running(address=address, metrics_port=metrics_port, quiet=as_json) as listen:
+    with job_running(
+        address=address,
+        metrics_port=metrics_port,
+        quiet=as_json,
+        job=("retrain", request),
+        wait_s=request.lease.wait_s,
+    ) as listen:
         summary = workflow.retrain(request, listen=listen)
     if as_json:
         print_json(summary)
         return
+    _print(summary)
+
+
+def _print(summary: RetrainSummary) -> None:
+    """The outcome in a line, then what it rests on."""
     print_facts({"outcome": summary.message})
     if summary.challenger_dice:
         print_table(

@@ -38,17 +38,19 @@ def job_running(
     quiet: bool = False,
     job: tuple[str, SpecModel] | None = None,
     control: Control | None = None,
+    wait_s: float = 0.0,
 ) -> Iterator[Listener]:
     """Ray, and a Listener that shows the Job on stderr and, if asked, to Prometheus.
 
     With `job`, its kind and Spec, the Job is kept with its Archive too, where anyone may watch,
     pause and cancel it; `control` is told what they want, else the workflow is interrupted.
+    Another driver of the same Job is waited for, up to `wait_s` where it is alive.
     """
     console = JobConsole(stderr=True, quiet=quiet)
     try:
         with (
             metrics_served(console, port=metrics_port, address=metrics_address) as metrics,
-            _kept(job, control, console) as keep,
+            _kept(job, control, console, wait_s) as keep,
             ray_running(address),
             ProgressDisplay(console=console) as display,
         ):
@@ -60,7 +62,10 @@ def job_running(
 
 @contextmanager
 def _kept(
-    job: tuple[str, SpecModel] | None, control: Control | None, console: JobConsole
+    job: tuple[str, SpecModel] | None,
+    control: Control | None,
+    console: JobConsole,
+    wait_s: float,
 ) -> Iterator[Callable[[Listener], Listener]]:
     """What makes of a Listener one that keeps the Job with its Archive; unchanged without one."""
     if job is None:
@@ -73,7 +78,9 @@ def _kept(
     def tell(line: str) -> None:
         console.print(line, markup=False, highlight=False)
 
-    with JobRun(kind, spec, control=control, is_resumed=not is_obedient(), tell=tell) as run:
+    with JobRun(
+        kind, spec, control=control, is_resumed=not is_obedient(), tell=tell, wait_s=wait_s
+    ) as run:
         yield lambda listen: lambda event: fan_out(run, listen)(run.renamed(event))
 
 

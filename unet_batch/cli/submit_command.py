@@ -20,9 +20,11 @@ from unet_batch.errors import SpecError
 from unet_batch.kubernetes.rayjob import KINDS, Submission
 from unet_batch.planning.specs.base import SpecModel
 from unet_batch.planning.specs.evaluate import EvaluateSpec
-from unet_batch.planning.specs.kinds import load_any
+from unet_batch.planning.specs.kinds import job_id, load_any
+from unet_batch.planning.specs.retrain import RetrainSpec
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.specs.train import TrainSpec
+from unet_batch.storage.job_folder import note_job
 
 if TYPE_CHECKING:
     from unet_batch.kubernetes.client import KubernetesClient
@@ -32,6 +34,7 @@ CHECKED_HERE: Mapping[str, type[SpecModel]] = {
     "segment": SegmentSpec,
     "train": TrainSpec,
     "evaluate": EvaluateSpec,
+    "retrain": RetrainSpec,
 }
 """Specs whose mistakes are found before a cluster is started for them."""
 
@@ -108,6 +111,8 @@ def submit(
 
     submission = _submission(spec, kind, name, template, overrides or ())
     submission = replace(submission, deadline_s=timeout)
+    if not dry_run:
+        _want_to_run(kind, spec, overrides or ())
     console = JobConsole(stderr=True, quiet=as_json)
     with metrics_served(console) as listen:
         submitter = RayJobSubmitter(
@@ -125,6 +130,17 @@ def submit(
             summary = submitter.start()
     _report(summary, as_json=as_json)
     leave(is_complete=summary.outcome in (None, "succeeded"))
+
+
+def _want_to_run(kind: str, path: Path, overrides: Sequence[str]) -> None:
+    """Let a Job go on that was paused: its drivers on Kubernetes may be restarts, and obey.
+
+    Paths are the cluster's own and mean nothing here; addresses do.
+    """
+    _, spec = load_any(path, kind=kind, overrides=overrides)
+    archive = str(spec.model_dump()["archive"])
+    if "://" in archive:
+        note_job(archive, job_id(kind, spec), kind, spec.model_dump(mode="json"))
 
 
 def _client(namespace: str | None) -> KubernetesClient:

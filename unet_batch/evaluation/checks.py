@@ -128,7 +128,7 @@ def texts_of(findings: Sequence[Finding]) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def count_kinds(findings: Mapping[str, Sequence[Finding]]) -> dict[Kind, int]:
+def count_kinds(findings: Mapping[str, Sequence[Finding]]) -> dict[str, int]:
     """Volumes by their gravest finding: each is counted once, those without any not at all."""
     counts = Counter(found[0].kind for found in findings.values() if found)
     return {kind: counts[kind] for kind in KINDS}
@@ -161,8 +161,8 @@ def _face_names(affine: Affine) -> list[str]:
 
 def _sizes(ml: Values, names: Sequence[str]) -> Iterator[tuple[int, Finding]]:
     """Empty masks, missing classes, and volumes far from the others'."""
-    held = np.nan_to_num(ml) > 0
-    is_empty = ~held.any(axis=1)
+    held: NDArray[np.bool_] = np.nan_to_num(ml) > 0
+    is_empty = held.sum(axis=1) == 0
     for number in np.flatnonzero(is_empty):
         yield int(number), Finding("empty", "the mask is empty", inf)
     ml = np.where(is_empty[:, None], nan, ml)

@@ -36,9 +36,9 @@ from unet_batch.tiling.box import Box
 
 PERCENTILE = 95.0
 
-BYTES_PER_VOXEL = 120
-"""Memory of one border voxel while distances are taken: index, class, millimetres, tree, result.
-Measured with a million border voxels a mask: 98 bytes each."""
+BYTES_PER_VOXEL = 80
+"""Memory of a border voxel while distances are taken. Measured: 75, with 2.4 million of three
+classes in each mask of 300 x 512 x 512 voxels, the reading of Shards included."""
 
 _ROUNDING = 1e-6
 """Share of a tolerance within which a distance equals it: 3 x 0.1 mm is not above 0.3 mm."""
@@ -161,8 +161,7 @@ def _nearest(points: NDArray[np.float64], others: NDArray[np.float64]) -> NDArra
     if not len(points) or not len(others):
         return np.full(len(points), inf)
     # Large leaves: the tree is asked but once (measured: 20 % sooner than with the default 10).
-    distances: NDArray[np.float64] = KDTree(others, leafsize=32).query(points)[0]
-    return distances
+    return np.asarray(KDTree(others, leafsize=32).query(points)[0], np.float64)
 
 
 def _millimetres(

@@ -10,5 +10,7 @@ reading     Blocks as lazy Dask work on Ray
 replica     the actor that holds a Predictor
 stitching   adds the Seam sums of several Sweeps; writes and publishes regions
 driver      carries out what the Schedule decides
+workforce   who does what the driver starts: Ray, or a simulation
+keeper      as many Replicas as there is work for; held: references to what is under way
 cluster     starts or joins Ray
 """

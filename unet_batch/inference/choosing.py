@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from statistics import median
@@ -11,10 +12,12 @@ from typing import Literal
 
 import torch
 
-from unet_batch.errors import SpecError
+from unet_batch.errors import DeviceMemoryError, SpecError
 from unet_batch.inference.engine import Engine, Frame, TorchEngine
+from unet_batch.inference.memory import memory_errors
 from unet_batch.inference.presets import EnsembleEngine, MirroredEngine
 from unet_batch.models.bundle import Bundle
+from unet_batch.models.networks import is_own
 from unet_batch.models.precision import Precision
 from unet_batch.planning.specs.segment import MirrorAxis
 
@@ -80,9 +83,14 @@ def choose_engine(
     batch_size: int,
     mirror: Sequence[MirrorAxis] = (),
 ) -> EngineChoice:
-    """The fastest Engine for tiles of this frame, each timed over a few batches."""
+    """The fastest Engine for tiles of this frame, each timed over a few batches.
+
+    A network of the user's own stays with torch: OpenVINO traces it once, and what its code
+    decides by the values it sees would be decided for good.
+    """
     kinds: list[EngineKind] = ["torch"]
-    if device.type == "cpu" and has_openvino():
+    has_own = any(is_own(bundle.network_name) for bundle in bundles)
+    if device.type == "cpu" and has_openvino() and not has_own:
         kinds.append("openvino")
     if len(kinds) == 1:
         return EngineChoice("torch", {})
@@ -91,9 +99,11 @@ def choose_engine(
         engine = load_engine(
             kind, bundles, frame, precision=precision, device=device, mirror=mirror
         )
-        paces[kind] = seconds_per_tile(engine, batch_size=batch_size)
+        with suppress(DeviceMemoryError):  # one that fits not a single tile is no choice
+            paces[kind] = seconds_per_tile(engine, batch_size=batch_size)
         engine.close()
-    return EngineChoice(min(kinds, key=lambda kind: paces[kind]), paces)
+    timed = [kind for kind in kinds if kind in paces]
+    return EngineChoice(min(timed, key=lambda kind: paces[kind], default="torch"), paces)
 
 
 def has_openvino() -> bool:
@@ -102,11 +112,27 @@ def has_openvino() -> bool:
 
 
 def seconds_per_tile(engine: Engine, *, batch_size: int) -> float:
-    """Seconds a tile in batches of `batch_size`: the median of three runs after one to warm up."""
-    tiles = engine.tiles(max(engine.min_batch, batch_size)).normal_()
+    """Seconds a tile in batches of `batch_size`: the median of three runs after one to warm up.
+
+    Where memory runs out the batch is halved, as a Job would. Raises DeviceMemoryError where
+    not even the smallest fits.
+    """
+    while True:
+        number = max(engine.min_batch, batch_size)
+        try:
+            with memory_errors(engine.device, f"to time a batch of {number} tiles"):
+                return _median_seconds(engine, number) / number
+        except DeviceMemoryError:
+            if number == engine.min_batch:
+                raise
+            batch_size = number // 2
+
+
+def _median_seconds(engine: Engine, batch_size: int) -> float:
+    tiles = engine.tiles(batch_size).normal_()
     with torch.inference_mode():
         engine.forward(tiles)
-        return median(_seconds(engine, tiles) for _ in range(REPEATS)) / len(tiles)
+        return median(_seconds(engine, tiles) for _ in range(REPEATS))
 
 
 def _seconds(engine: Engine, tiles_nczyx: torch.Tensor) -> float:

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,8 @@ EMBEDDED_SETTINGS = {
     "idle_worker_killing_time_threshold_ms": 60_000,  # what reads and writes is started once
     "num_workers_soft_limit": 16,
 }
+
+_is_joined: ContextVar[bool] = ContextVar("is_joined", default=False)
 
 
 @contextmanager
@@ -40,6 +43,11 @@ def ray_running(address: str | None = None) -> Iterator[None]:
         yield
 
 
+def is_joined() -> bool:
+    """Whether this process joined a cluster through `ray_running`, that others may use too."""
+    return _is_joined.get()
+
+
 @contextmanager
 def _joined(address: str) -> Iterator[None]:
     try:
@@ -49,9 +57,11 @@ def _joined(address: str) -> Iterator[None]:
             f"no Ray cluster answers at {address!r}: {error}. Check the address and, where the"
             " cluster asks for one, the token in RAY_AUTH_TOKEN"
         ) from error
+    token = _is_joined.set(True)
     try:
         yield
     finally:
+        _is_joined.reset(token)
         ray.shutdown()
 
 

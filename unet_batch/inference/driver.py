@@ -7,9 +7,7 @@ the writers, through Ray's object store.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import cast
@@ -21,11 +19,10 @@ from unet_batch.errors import reason_of
 from unet_batch.inference.block_pass import BlockOrder
 from unet_batch.inference.deaths import DEATHS, is_lost
 from unet_batch.inference.head import Head
-from unet_batch.inference.held import HeldCells
+from unet_batch.inference.held import HeldCells, Reading, Workers
 from unet_batch.inference.keeper import ReplicaKeeper
 from unet_batch.inference.outcome import Outcome, Target
 from unet_batch.inference.pool import ReplicaPool
-from unet_batch.inference.reading import PieceRef
 from unet_batch.inference.replica import ReplicaReport
 from unet_batch.inference.workforce import RayWorkforce, Ref, Workforce
 from unet_batch.inference.writing import Done
@@ -61,19 +58,6 @@ from unet_batch.tiling.blocks import Cell
 from unet_batch.tiling.box import Box
 
 WAKE_S = 1.0  # at the latest, though nothing has ended
-
-
-@dataclass(slots=True)
-class _Workers:
-    """Who worked on a Volume: Replicas and their machines, in order, and the most memory held."""
-
-    replicas: dict[str, None] = field(default_factory=dict)
-    nodes: dict[str, None] = field(default_factory=dict)
-    peak_bytes: int = 0
-
-    def note(self, replica: str, report: ReplicaReport) -> None:
-        self.replicas[replica] = self.nodes[report.node] = None
-        self.peak_bytes = max(self.peak_bytes, report.peak_rss_bytes)
 
 
 class Driver:
@@ -115,14 +99,13 @@ class Driver:
         self._workforce = workforce or RayWorkforce()
         self._control = control or Control()
         self._pending: dict[Ref, Callable[[Ref], Iterable[Event]]] = {}
-        self._inputs: dict[StepKey, dict[BlockKey, list[PieceRef]]] = {}
-        self._unread: Counter[StepKey] = Counter()
+        self._inputs: dict[StepKey, Reading] = {}
         self._held = HeldCells()
         self._began: dict[str, float] = {}
-        self._worked: dict[str, _Workers] = {}
+        self._worked: dict[str, Workers] = {}
         self._short: set[str] = set()
         self._repeated: set[str] = set()  # Replicas may still hold slabs of what ran again
-        self._keeper = ReplicaKeeper(pool, self._workforce, listen)
+        self._keeper = ReplicaKeeper(pool, self._workforce, listen, stitches=plan.has_seams)
 
     def run(self) -> None:
         """Until every Volume has its outcome. Raises ReplicaError where no Replica can start."""
@@ -208,7 +191,6 @@ class Driver:
     # ---- reading --------------------------------------------------------------------------
 
     def _read(self, order: Read) -> None:
-        inputs = self._inputs[order.key] = {}
         started, boxes = perf_counter(), []
         for key in order.step:
             self._began.setdefault(key.volume_id, started)
@@ -217,32 +199,29 @@ class Driver:
         work = [
             (self._volumes(key.volume_id), box) for key, box in zip(order.step, boxes, strict=True)
         ]
-        inputs.update(zip(order.step, self._workforce.read(work), strict=True))
-        refs = {piece.ref for pieces in inputs.values() for piece in pieces}
-        self._unread[order.key] = len(refs)
-        for ref in refs:
-            self._pending[ref] = partial(self._was_read, order.key, started, inputs)
+        pieces = dict(zip(order.step, self._workforce.read(work), strict=True))
+        self._inputs[order.key] = reading = Reading.of(pieces, started)
+        for ref in reading.left:
+            self._pending[ref] = partial(self._was_read, order.key, reading)
 
-    def _was_read(
-        self, key: StepKey, started: float, inputs: Mapping[BlockKey, list[PieceRef]], _: Ref
-    ) -> Iterable[Event]:
+    def _was_read(self, key: StepKey, reading: Reading, ref: Ref) -> Iterable[Event]:
         """A piece is there, or failed: that is found out where the voxels go, not here."""
-        self._unread[key] -= 1
-        if self._unread[key] or self._inputs.get(key) is not inputs:
-            return
+        reading.left.remove(ref)
+        if reading.left or self._inputs.get(key) is not reading:
+            return  # or it was let go, and perhaps begun anew
         num_bytes = sum(
             piece.box.num_voxels * np.dtype(self._plan.volumes[block.volume_id].info.dtype).itemsize
-            for block, pieces in inputs.items()
+            for block, pieces in reading.pieces.items()
             for piece in pieces
         )
-        self._listen(events.StageTimed("read", perf_counter() - started, num_bytes))
+        self._listen(events.StageTimed("read", perf_counter() - reading.started, num_bytes))
         yield WasRead(key)
 
     # ---- predicting -----------------------------------------------------------------------
 
     def _predict(self, call: Predict) -> None:
         orders = [self._order(key, rebuild=call.rebuild) for key in call.step]
-        inputs = [self._inputs[call.key][key] for key in call.step]
+        inputs = [self._inputs[call.key].pieces[key] for key in call.step]
         actor = self._pool.actor(call.replica)
         report, cells = self._workforce.predict(actor, orders, inputs)
         self._pending[report] = partial(self._was_predicted, call, orders, cells)
@@ -273,7 +252,7 @@ class Driver:
         self._keep_cells(orders, cells, failed)
         self._tell_predicted(orders, report)
         for key in call.step:
-            workers = self._worked.setdefault(key.volume_id, _Workers())
+            workers = self._worked.setdefault(key.volume_id, Workers())
             workers.note(call.replica, report)
         yield WasPredicted(call.key, call.replica, failed)
 
@@ -409,7 +388,7 @@ class Driver:
             self._pool.forget(close.volume_id)
         self._repeated.discard(close.volume_id)
         began = self._began.pop(close.volume_id, perf_counter())
-        workers = self._worked.pop(close.volume_id, _Workers())
+        workers = self._worked.pop(close.volume_id, Workers())
         seconds = perf_counter() - began
         is_short = close.outcome == "quarantined" and close.volume_id in self._short
         self._on_outcome(

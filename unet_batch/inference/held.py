@@ -1,6 +1,6 @@
-"""Held: references to what Replicas handed out and nobody has stored yet.
+"""Held: what the Driver keeps of work under way, all of it references and names.
 
-As long as one is held here, Ray keeps what it refers to. Labels are let go when the last
+As long as a reference is held here, Ray keeps what it refers to. Labels are let go when the last
 region that they are a part of is stored, sums when they are stitched, and all of a Volume's
 when the Volume is through.
 """
@@ -11,6 +11,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+from unet_batch.inference.reading import PieceRef
+from unet_batch.inference.replica import ReplicaReport
+from unet_batch.planning.plan import BlockKey
 from unet_batch.tiling.blocks import Cell
 from unet_batch.tiling.box import Box
 
@@ -24,6 +27,34 @@ class _Cells:
     labels: dict[Box, Ref] = field(default_factory=dict)
     uses: dict[Box, int] = field(default_factory=dict)
     sums: dict[Box, dict[int, Ref]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Reading:
+    """The voxels of a Step by Block, and which of their references are not there yet."""
+
+    pieces: dict[BlockKey, list[PieceRef]]
+    started: float
+    left: set[Ref]
+
+    @classmethod
+    def of(cls, pieces: dict[BlockKey, list[PieceRef]], started: float) -> Reading:
+        """One that has just begun; several pieces may share a reference."""
+        return cls(pieces, started, {one.ref for found in pieces.values() for one in found})
+
+
+@dataclass(slots=True)
+class Workers:
+    """Who worked on a Volume: Replicas and their machines, in order, and the most memory held."""
+
+    replicas: dict[str, None] = field(default_factory=dict)
+    nodes: dict[str, None] = field(default_factory=dict)
+    peak_bytes: int = 0
+
+    def note(self, replica: str, report: ReplicaReport) -> None:
+        """Add who did a Block of it."""
+        self.replicas[replica] = self.nodes[report.node] = None
+        self.peak_bytes = max(self.peak_bytes, report.peak_rss_bytes)
 
 
 class HeldCells:

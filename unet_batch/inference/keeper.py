@@ -23,8 +23,11 @@ Starting = Iterator[tuple[str, Ref]]
 class ReplicaKeeper:
     """Starts, replaces and ends the Replicas of a pool, as the Schedule has work for them."""
 
-    def __init__(self, pool: ReplicaPool, workforce: Workforce, listen: Listener) -> None:
+    def __init__(
+        self, pool: ReplicaPool, workforce: Workforce, listen: Listener, *, stitches: bool = False
+    ) -> None:
         self._pool, self._workforce, self._listen = pool, workforce, listen
+        self._stitches = stitches
         self._ready: set[str] = set()
         self._coroner = Coroner()
         self._starved_since: float | None = perf_counter()
@@ -60,6 +63,8 @@ class ReplicaKeeper:
         self._pool.note_ready()
         self._ready.add(name)
         self._starved_since = None
+        if self._stitches:  # not before: loading the model comes first
+            self._workforce.prepare_stitching()
         yield ReplicaReady(name)
 
     def died(self, name: str, error: RayError) -> tuple[Death, list[Event]]:

@@ -17,11 +17,10 @@ import ray
 
 from unet_batch.errors import ReplicaError
 from unet_batch.inference.choosing import EngineKind
-from unet_batch.inference.reading import IO_CPUS, prepare_worker
+from unet_batch.inference.reading import IO_CPUS, IO_WORKERS, prepare_worker
 from unet_batch.inference.replica import Replica
 from unet_batch.planning.specs.segment import InferenceSpec, ReplicaRange, ResourceSpec
 
-IO_WORKERS = 2  # processes beside a Replica that read and write
 MAX_FAILED_STARTS = 3  # in a row: then the model or the machine is at fault, not chance
 
 

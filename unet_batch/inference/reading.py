@@ -32,6 +32,7 @@ from unet_batch.tiling.box import Box, Index
 IO_CPUS = 0.25
 """CPUs that a task which reads or writes asks for: what bounds how many run on a node."""
 
+IO_WORKERS = 2  # processes beside a Replica that read and write
 READERS = 2  # tasks that read a Block, at least
 
 _REMOTE = {"num_cpus": IO_CPUS, "max_retries": 3}

@@ -11,6 +11,7 @@ from time import perf_counter
 import ray
 import torch
 
+from unet_batch.errors import ReplicaError
 from unet_batch.inference.block_pass import Array, BlockOrder
 from unet_batch.inference.choosing import EngineKind, load_engine
 from unet_batch.inference.engine import Frame
@@ -131,6 +132,22 @@ class Replica:
             node=self._node,
         )
         return (report, *(cell for block in cells for cell in block))
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of a scan that the model takes."""
+        return self._frame.in_channels
+
+    def seconds_per_tile(self, order: BlockOrder, pieces: Sequence[Piece]) -> float:
+        """What a tile of a Block takes, with all that is done from raw voxels to finished cells.
+
+        Raises ReplicaError where the Block cannot be predicted.
+        """
+        started = perf_counter()
+        (result,) = self._predictor.predict([order], [pieces])
+        if result.failure:
+            raise ReplicaError(f"a few tiles could not be predicted: {result.failure}")
+        return (perf_counter() - started) / max(1, result.num_tiles + result.num_skipped)
 
     def bf16_disagreement(
         self, orders: Sequence[BlockOrder], inputs: Sequence[Sequence[PieceRef]]

@@ -5,6 +5,7 @@ A Ray task.
 
 from __future__ import annotations
 
+import time
 from time import perf_counter
 
 import numpy as np
@@ -16,6 +17,12 @@ from unet_batch.errors import UnetBatchError
 from unet_batch.inference.head import Head
 from unet_batch.inference.reading import IO_CPUS
 from unet_batch.inference.writing import Done
+
+
+@ray.remote(num_cpus=IO_CPUS, max_retries=0)
+def prepare_stitcher() -> None:
+    """Begin a worker process that has torch, or give it to one; importing it takes seconds."""
+    time.sleep(0.2)  # so that those who are begun together do not share one process
 
 
 @ray.remote(num_cpus=IO_CPUS, num_returns=2, max_retries=3)

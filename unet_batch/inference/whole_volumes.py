@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -32,7 +32,8 @@ from unet_batch.tiling.grid import TileGrid
 BLOCK_VOXELS = 2**23  # of one channel in a Block: 32 MiB once normalised
 PACK_TILES = 32  # tiles of Blocks predicted together, so that those of small Volumes share batches
 
-Segmented = tuple[str, Box, NDArray[np.unsignedinteger]]
+Planes = NDArray[np.unsignedinteger]
+Segmented = tuple[str, Box, Planes]
 """Of a Volume, by its id, a region of the scan's grid and its planes of labels (p, z, y, x)."""
 
 
@@ -84,7 +85,7 @@ class WholeVolumes:
                     raise ReplicaError(f"Volume {order.volume_id!r}: {result.failure}")
                 cells = order.layout.cells(order.block)
                 for cell, planes in zip(cells, result.cells, strict=True):
-                    yield order.volume_id, cell.box, planes
+                    yield order.volume_id, cell.box, cast("Planes", planes)
 
     def _orders(self, volume: Volume) -> Iterator[BlockOrder]:
         layout = self._layout(volume)

@@ -14,8 +14,8 @@ import ray
 from unet_batch.inference.block_pass import BlockOrder
 from unet_batch.inference.head import Head
 from unet_batch.inference.postprocessing import postprocess
-from unet_batch.inference.reading import PieceRef, read_pack, read_pieces
-from unet_batch.inference.stitching import stitch
+from unet_batch.inference.reading import IO_WORKERS, PieceRef, read_pack, read_pieces
+from unet_batch.inference.stitching import prepare_stitcher, stitch
 from unet_batch.inference.writing import LabelRef, publish, write_regions
 from unet_batch.planning.specs.postprocess import PostprocessStep
 from unet_batch.planning.volume_info import Json
@@ -41,6 +41,9 @@ class Workforce(Protocol):
         self, actor: Any, orders: Sequence[BlockOrder], inputs: Sequence[Sequence[PieceRef]]
     ) -> tuple[Ref, list[Ref]]:
         """A ReplicaReport, and the array of each cell of each Block in turn."""
+
+    def prepare_stitching(self) -> None:
+        """Have workers ready for `stitch` before it is needed."""
 
     def stitch(self, head: Head, sums: Sequence[Ref]) -> tuple[Ref, Ref]:
         """A Done, and the planes of a Seam."""
@@ -80,6 +83,11 @@ class RayWorkforce:
         num_cells = sum(len(order.layout.cells(order.block)) for order in orders)
         report, *cells = actor.predict.options(num_returns=1 + num_cells).remote(orders, inputs)
         return report, cells
+
+    def prepare_stitching(self) -> None:
+        """As many as read and write beside a Replica: any of them may be the one to stitch."""
+        for _ in range(IO_WORKERS):
+            prepare_stitcher.remote()
 
     def stitch(self, head: Head, sums: Sequence[Ref]) -> tuple[Ref, Ref]:
         """A task that takes the sums where they are."""

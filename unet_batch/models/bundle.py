@@ -3,7 +3,7 @@
     NAME/
     ├── configs/
     │   ├── metadata.json       what MONAI's schema asks for
-    │   ├── inference.json      `network_def` and `inferer` for MONAI's own tools
+    │   ├── inference.json      from NIfTI to masks with MONAI's own tools
     │   └── unet_batch.json     our typed part (`BundleConfig`): the only one read here
     └── models/
         ├── model.safetensors   the weights that are read here
@@ -30,7 +30,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from unet_batch.errors import BundleError, SpecError
-from unet_batch.models.metadata import inference_config, metadata
+from unet_batch.models.inference_config import inference_config
+from unet_batch.models.metadata import metadata
 from unet_batch.models.networks import Definition, build_network, define_network, is_own
 from unet_batch.planning.specs.base import SpecModel
 from unet_batch.planning.specs.grid import OWN_GRID, GridSpec
@@ -58,6 +59,7 @@ class BundleConfig(SpecModel):
     grid: what scans are resampled to for the network; by default they stay as they are.
     spacing_mm: median spacing (z, y, x) of the Volumes it was trained on, on that grid.
     scores: figures of the training, such as the mean Dice of held-back Volumes.
+    score_intervals: between what each of these means lies, by drawing Volumes again and again.
     data_hashes: content hash of each Volume it was trained on.
     train_spec: the TrainSpec, as a record.
     network_reasons: why the network and its tile are as they are, where they were derived.
@@ -76,6 +78,7 @@ class BundleConfig(SpecModel):
     grid: GridSpec = OWN_GRID
     spacing_mm: tuple[float, float, float]
     scores: dict[str, float] = Field(default_factory=dict)
+    score_intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
     data_hashes: dict[str, str] = Field(default_factory=dict)
     train_spec: dict[str, Any] = Field(default_factory=dict)
     network_reasons: tuple[str, ...] = ()
@@ -137,6 +140,15 @@ class BundleConfig(SpecModel):
             arguments=self.network_arguments,
             trust_network=self._trust_network,
         )
+
+    def skeleton(self) -> torch.nn.Module:
+        """The network without memory, on torch's meta device, to be counted or filled.
+
+        One of the user's own is built in memory: it may compute buffers that no weights file
+        holds, or look at values.
+        """
+        with torch.device("cpu" if is_own(self.network_name) else "meta"):
+            return self.build_network()
 
 
 class Bundle(BundleConfig):
@@ -218,13 +230,9 @@ def require_alike(bundles: Sequence[Bundle], *, same_roi: bool = True) -> None:
 
 
 def _network_for(config: BundleConfig, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
-    """The network holding `state` itself: built without memory, so a false config costs none.
-
-    But one of the user's own, which may compute buffers that no weights file holds.
-    """
+    """The network holding `state` itself: built without memory, so a false config costs none."""
     try:
-        with torch.device("cpu" if is_own(config.network_name) else "meta"):
-            network = config.build_network()
+        network = config.skeleton()
         shared = {
             name: state[first]
             for name, first in _names_of_shared(network).items()

@@ -28,6 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from unet_batch.errors import BundleError
+
 
 @dataclass(frozen=True, slots=True)
 class ForwardCost:
@@ -46,13 +48,31 @@ def forward_cost(
     """What one forward pass takes; `network` is left as it is, and may lie on the meta device.
 
     `batch_shape` is (n, channels, *tile); `dtype` what the pass computes in (bfloat16 under
-    autocast).
+    autocast). A network that the meta device cannot run, because it looks at values, is run for
+    real, in float32, on one tile. Raises BundleError where the batch does not pass.
     """
-    skeleton = copy.deepcopy(network).to(device="meta", dtype=dtype).eval()
-    batch = torch.empty(tuple(batch_shape), dtype=dtype, device="meta")
+    try:
+        return _counted(network, tuple(batch_shape), torch.device("meta"), dtype)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        looks_at_values = "meta" in str(error)
+        if not looks_at_values or next(network.parameters()).is_meta:
+            raise BundleError(
+                f"the network does not take a batch {tuple(batch_shape)} ({error}); give a larger"
+                " inference.roi, or one that its strides divide, such as the Bundle's own"
+            ) from error
+    count, *shape = batch_shape
+    one = _counted(network, (1, *shape), torch.device("cpu"), torch.float32)
+    return ForwardCost(count * one.num_bytes, count * one.flops)
+
+
+def _counted(
+    network: torch.nn.Module, batch_shape: tuple[int, ...], device: torch.device, dtype: torch.dtype
+) -> ForwardCost:
+    network = copy.deepcopy(network).to(device=device, dtype=dtype).eval()
+    batch = torch.zeros(batch_shape, dtype=dtype, device=device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter, _LiveBytes() as live:
         live.count(batch)
-        skeleton(batch)
+        network(batch)
     return ForwardCost(int(live.peak), float(counter.get_total_flops()))
 
 

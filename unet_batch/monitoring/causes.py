@@ -13,6 +13,9 @@ Cause = Literal[
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 
+MAX_LENGTH = 2000
+"""Characters of a reason that are looked at: a library's message may be a page, and take long."""
+
 _SIGNS: tuple[tuple[Cause, str], ...] = (
     # The first that is found counts: what killed a Replica says more than that it died.
     ("memory", r"out ?of ?memory|memory_budget|MemoryError"),
@@ -33,6 +36,6 @@ def cause_of(reason: str) -> Cause:
     'unreadable'
     """
     for cause, pattern in _SIGNS:
-        if re.search(pattern, reason, re.IGNORECASE):
+        if re.search(pattern, reason[:MAX_LENGTH], re.IGNORECASE):
             return cause
     return "other"

@@ -189,7 +189,8 @@ def _time(progress: Progress) -> Text:
 
 
 def _facts(progress: Progress) -> list[tuple[str, str]]:
-    left = [f"{progress.volumes_left} left"] if progress.volumes_left else []
+    is_counted = progress.volumes_left and progress.training is None
+    left = [f"{progress.volumes_left} left"] if is_counted else []
     rows = [("so far", ", ".join([*_counts(progress), *left]))]
     if progress.num_voxels:
         rows.append(("speed", format_rate(progress.voxels_per_second)))
@@ -198,9 +199,14 @@ def _facts(progress: Progress) -> list[tuple[str, str]]:
     if progress.replicas_busy or progress.replicas_idle or progress.replicas_lost:
         rows.append(("Replicas", _replicas(progress)))
     if progress.in_flight:
-        rows.append(("in flight", ", ".join(f"{k} {n}" for k, n in progress.in_flight.items())))
+        rows.append(
+            ("in flight", ", ".join(f"{k} {n}" for k, n in progress.in_flight.items() if n))
+        )
     if shares := _stage_shares(progress):
         rows.append(("time goes to", shares))
+    if len(progress.causes) > 1:
+        causes = sorted(progress.causes.items(), key=lambda one: -one[1])
+        rows.append(("failures", ", ".join(f"{n} {cause}" for cause, n in causes)))
     return [(label, value) for label, value in rows if value]
 
 
@@ -235,4 +241,5 @@ def _stage_shares(progress: Progress) -> str:
     total = sum(progress.stage_seconds.values())
     if total <= 0:
         return ""
-    return ", ".join(f"{s} {t / total:.0%}" for s, t in progress.stage_seconds.items())
+    shares = {stage: seconds / total for stage, seconds in progress.stage_seconds.items()}
+    return ", ".join(f"{s} {share:.0%}" for s, share in shares.items() if share >= 0.005)

@@ -65,11 +65,12 @@ class Pace:
     """Nominal speed of a Replica: the same request must be cut alike on every machine.
 
     `flops_per_second` of its network, and `bytes_per_second` at which sums are copied to
-    Ray's object store, fetched by the Stitcher and added up.
+    Ray's object store, fetched by the Stitcher, added up and read out: 111 MB of two Replicas
+    took 0.13 to 0.17 s on two cores, by workers that had torch.
     """
 
     flops_per_second: float
-    bytes_per_second: float = 1e9
+    bytes_per_second: float = 7e8
 
     def recomputes(self, grid: TileGrid, axis: int, first: int, model: ModelCost) -> bool:
         """Whether a cut before tile layer `first` of `axis` is cheaper recomputed."""

@@ -90,6 +90,7 @@ class ModelVersion(SpecModel):
     content_hash: of the Bundle.
     files: of the Bundle, by path within it.
     scores: figures the Bundle came with.
+    data_digest: SHA-256 of the DataUse, which is stored apart: it may name thousands of Volumes.
     recipe: digest of how it was trained; empty where that is not known.
     by, at, why: who added it, when (ISO 8601, UTC), and what for.
     """
@@ -100,7 +101,9 @@ class ModelVersion(SpecModel):
     content_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
     files: dict[str, StoredFile]
     scores: dict[str, float] = Field(default_factory=dict)
-    data: DataUse = DataUse()
+    data_digest: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    num_trained_on: int = Field(0, ge=0)
+    num_held_back: int = Field(0, ge=0)
     recipe: str = ""
     by: str
     at: str

@@ -109,39 +109,60 @@ def plan_network(
     of `itemsize` bytes. `roi` and `batch_size` are taken as they are where given. Raises
     MemoryBudgetError, with numbers, where no tile is small enough.
     """
-    spacing = scans.spacing_mm
-    wanted = batch_size or _MIN_BATCH[len(spacing)]
-
-    def shape_of(tile: Shape) -> NetworkShape:
-        return _network_shape(halvings(tile, spacing), in_channels, num_classes)
-
-    def needed(tile: Shape, batch: int) -> int:
-        return training_bytes(shape_of(tile), tile, batch_size=batch, itemsize=itemsize)
-
-    first = roi or _padded(_first_tile(scans), spacing)
-    tile = first
-    while needed(tile, wanted) > memory_budget:
-        smaller = None if roi else _shrunk(tile, scans)
-        if smaller is None:
-            raise MemoryBudgetError(
-                f"network.name auto: training on batches of {wanted} tiles of {_times(tile)} takes"
-                f" about {_gib(needed(tile, wanted))}; network.memory_budget is"
-                f" {_gib(memory_budget)}. Raise it, or give a smaller roi or training.batch_size"
-            )
-        tile = smaller
-    batch = batch_size
-    if batch is None:
-        per_tile = needed(tile, 2) - needed(tile, 1)
-        room = (memory_budget - needed(tile, 0)) // per_tile
-        batch = max(min(room, _largest_batch(scans, tile)), _SMALLEST_BATCH)
+    needs = _Needs(scans.spacing_mm, in_channels, num_classes, itemsize, memory_budget)
+    first = roi or _padded(_first_tile(scans), scans.spacing_mm)
+    wanted = batch_size or (_SMALLEST_BATCH if roi else _MIN_BATCH[len(scans.spacing_mm)])
+    tile = _fitting_tile(scans, needs, first, wanted, may_shrink=roi is None)
+    batch = batch_size or _fitting_batch(scans, needs, tile)
     reasons = (
         _reason_of_tile(scans, first, tile, is_given=roi is not None),
-        _reason_of_depth(tile, shape_of(tile)),
+        _reason_of_depth(tile, needs.shape(tile)),
         _reason_of_batch(scans, tile, batch, is_given=batch_size is not None),
-        f"memory: a step takes about {_gib(needed(tile, batch))} of network.memory_budget"
-        f" {_gib(memory_budget)}, activations of {itemsize} bytes",
+        f"memory: a step takes about {_gib(needs.num_bytes(tile, batch))} of"
+        f" network.memory_budget {_gib(memory_budget)}, activations of {itemsize} bytes",
     )
-    return NetworkPlan(tile, batch, shape_of(tile), reasons)
+    return NetworkPlan(tile, batch, needs.shape(tile), reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """What a tile's network is, and what training it takes; `budget` in bytes."""
+
+    spacing_mm: tuple[float, ...]
+    in_channels: int
+    num_classes: int
+    itemsize: int
+    budget: int
+
+    def shape(self, tile: Shape) -> NetworkShape:
+        return _network_shape(halvings(tile, self.spacing_mm), self.in_channels, self.num_classes)
+
+    def num_bytes(self, tile: Shape, batch_size: int) -> int:
+        shape = self.shape(tile)
+        return training_bytes(shape, tile, batch_size=batch_size, itemsize=self.itemsize)
+
+
+def _fitting_tile(
+    scans: Scans, needs: _Needs, tile: Shape, batch_size: int, *, may_shrink: bool
+) -> Shape:
+    while needs.num_bytes(tile, batch_size) > needs.budget:
+        smaller = _shrunk(tile, scans) if may_shrink else None
+        if smaller is None:
+            taken = _gib(needs.num_bytes(tile, batch_size))
+            raise MemoryBudgetError(
+                f"network.name auto: training on batches of {batch_size} tiles of {_times(tile)}"
+                f" takes about {taken}; network.memory_budget is {_gib(needs.budget)}. Raise it,"
+                " or give a smaller roi or training.batch_size"
+            )
+        tile = smaller
+    return tile
+
+
+def _fitting_batch(scans: Scans, needs: _Needs, tile: Shape) -> int:
+    """As large as memory and scans allow; two tiles fit in any case."""
+    per_tile = needs.num_bytes(tile, 2) - needs.num_bytes(tile, 1)
+    room = (needs.budget - needs.num_bytes(tile, 0)) // per_tile
+    return max(min(room, _largest_batch(scans, tile)), _SMALLEST_BATCH)
 
 
 def halvings(tile: Sequence[int], spacing_mm: Sequence[float]) -> Pyramid:
@@ -234,8 +255,10 @@ def _reason_of_tile(scans: Scans, first: Shape, tile: Shape, *, is_given: bool) 
     )
     if is_given:
         return f"tile {_times(tile)}: as the Spec says ({seen})"
+    is_padded = any(n > most for n, most in zip(tile, scans.median_shape, strict=True))
+    padded = ", padded to what the levels divide" if is_padded else ""
     shrunk = f", shrunk from {_times(first)} to fit the memory" if tile != first else ""
-    return f"tile {_times(tile)}: {seen}{shrunk}"
+    return f"tile {_times(tile)}: {seen}{padded}{shrunk}"
 
 
 def _reason_of_depth(tile: Shape, shape: NetworkShape) -> str:
@@ -255,7 +278,7 @@ def _reason_of_batch(scans: Scans, tile: Shape, batch: int, *, is_given: bool) -
         return f"batch {batch}: as the Spec says"
     most = _largest_batch(scans, tile)
     if most < _SMALLEST_BATCH:
-        why = f"the smallest; a twentieth of all voxels would be {most}"
+        why = "the smallest; a twentieth of all voxels holds fewer"
     elif batch == most:
         why = "a twentieth of all voxels"
     else:

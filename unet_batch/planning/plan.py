@@ -11,7 +11,7 @@ done: a Job that is run again packs and cuts alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -168,7 +168,7 @@ class Plan:
 
     def __init__(self, planner: Planner, infos: Iterable[VolumeInfo]) -> None:
         self.planner = planner
-        self.volumes: dict[str, VolumePlan] = {}
+        self.volumes: MutableMapping[str, VolumePlan] = {}
         self.refused: dict[str, str] = {}
         for info in infos:
             try:
@@ -181,10 +181,20 @@ class Plan:
         """Tiles of all Volumes."""
         return sum(volume.num_tiles for volume in self.volumes.values())
 
+    def tiles_of(self, volume_id: str) -> int:
+        """Tiles of one Volume; none of one that was refused."""
+        volume = self.volumes.get(volume_id)
+        return volume.num_tiles if volume else 0
+
     @property
     def num_voxels(self) -> int:
         """Voxels of all Volumes."""
         return sum(volume.info.num_voxels for volume in self.volumes.values())
+
+    @property
+    def has_seams(self) -> bool:
+        """Whether any Volume is cut so that sums travel."""
+        return any(volume.layout.has_seams for volume in self.volumes.values())
 
     @property
     def largest_footprint(self) -> Footprint | None:

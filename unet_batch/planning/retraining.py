@@ -12,12 +12,12 @@ what a champion was scored on. Only what the champion itself used goes before th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import Field
 
 from unet_batch.errors import SpecError
-from unet_batch.planning.model_versions import DataUse, ModelVersion, UsedVolume
+from unet_batch.planning.model_versions import DataUse, UsedVolume
 from unet_batch.planning.specs.base import SpecModel
 from unet_batch.planning.specs.retrain import HeldBackSpec, RetrainSpec
 
@@ -110,22 +110,20 @@ def why_not_to_train(
     spec: RetrainSpec,
     volumes: Sequence[UsedVolume],
     *,
-    champion: ModelVersion | None,
-    refused: ModelVersion | None,
+    known: Mapping[str, DataUse],
 ) -> str | None:
     """Why there is nothing to train on yet; None where there is.
 
-    `refused` is the latest challenger of the same request that the champion withstood: the
-    same Volumes would give the same network again.
+    `known` has what was used by those that new Volumes have to be new to, by name: the
+    champion, and the latest challenger of the same request that it withstood, since the same
+    Volumes would give the same network again.
     """
-    for version, what in ((champion, "the champion"), (refused, "a challenger already refused")):
-        if version is None:
-            continue
-        num_new = len(new_since(volumes, version.data))
+    for version, data in known.items():
+        num_new = len(new_since(volumes, data))
         if num_new < spec.min_new:
             return (
                 f"{num_new} of {len(volumes)} Volumes with the truth {spec.truth!r} are new since"
-                f" {version}, {what}, and min_new is {spec.min_new} (0 trains all the same)"
+                f" {version}, and min_new is {spec.min_new} (0 trains all the same)"
             )
     return None
 

@@ -42,6 +42,7 @@ from unet_batch.planning.messages import (
     Write,
 )
 from unet_batch.planning.plan import BlockKey, Chain, Step, VolumePlan
+from unet_batch.planning.staff import Staff
 from unet_batch.planning.underway import ChainState, ChainsUnderWay, VolumeUnderWay
 
 PIPELINE_DEPTH = 2  # calls a Replica has waiting, so that it never idles between two
@@ -74,13 +75,11 @@ class Schedule:
         self._upcoming, self._plans = chains, volumes
         self._window, self._max_attempts = window, max_attempts
         self._is_drained = self._is_draining = False
-        self._most_replicas: int | None = None
         self._chains = ChainsUnderWay()
         self._volumes: dict[str, VolumeUnderWay] = {}
         self._closed: set[str] = set()
-        self._replicas: dict[str, list[StepKey]] = {}
+        self._staff = Staff(least_replicas)
         self._max_unwritten_voxels = max_unwritten_voxels
-        self._least_replicas = least_replicas
         self._stitching = self._writing = self._publishing = self._unwritten_voxels = 0
 
     @property
@@ -94,7 +93,7 @@ class Schedule:
         return {
             "read": self._chains.num_reading,
             "wait": self._chains.num_read,
-            "predict": sum(map(len, self._replicas.values())),
+            "predict": self._staff.num_calls,
             "stitch": self._stitching,
             "write": self._writing,
             "publish": self._publishing,
@@ -103,12 +102,12 @@ class Schedule:
     @property
     def busy_replicas(self) -> int:
         """Replicas that have work."""
-        return sum(1 for calls in self._replicas.values() if calls)
+        return self._staff.num_busy
 
     @property
     def num_replicas(self) -> int:
         """Replicas that are ready."""
-        return len(self._replicas)
+        return len(self._staff)
 
     @property
     def wanted_replicas(self) -> int | None:
@@ -122,7 +121,7 @@ class Schedule:
     def drain(self) -> list[Instruction]:
         """Begin no Volume from now on; those under way are finished."""
         self._is_draining = True
-        return list(self._fill(max(1, len(self._replicas)) * self._window))
+        return list(self._fill(max(1, len(self._staff)) * self._window))
 
     def give_up(self, reason: str) -> list[Instruction]:
         """Cancel the Volumes under way, and begin no more."""
@@ -136,21 +135,21 @@ class Schedule:
 
     def limit_replicas(self, most: int | None) -> list[Instruction]:
         """Give work to `most` Replicas only; the others end when they have done theirs."""
-        self._most_replicas = most
+        self._staff.most = most
         return list(self._retire())
 
     def handle(self, event: Event) -> list[Instruction]:
         """What follows from `event`."""
         out = list(self._react(event))
         out += self._assign()
-        out += self._fill(max(1, len(self._replicas)) * self._window)
+        out += self._fill(max(1, len(self._staff)) * self._window)
         out += self._retire()
         return out
 
     def _react(self, event: Event) -> Iterator[Instruction]:
         match event:
             case ReplicaReady(replica):
-                self._replicas.setdefault(replica, [])
+                self._staff.join(replica)
             case WasRead(key):
                 self._note_read(key)
             case WasPredicted():
@@ -250,14 +249,10 @@ class Schedule:
 
     def _assign(self) -> Iterator[Instruction]:
         """Give Replicas with room what was read: one call each, then one more to wait."""
-        leaving = self._leaving()
         for depth in range(1, PIPELINE_DEPTH + 1):
-            for replica, calls in self._replicas.items():
+            for replica in self._staff.with_room(depth, self._chains):
                 if not self._chains.has_ready:
                     return
-                is_through = replica in leaving and not self._chains.bound_to(replica)
-                if len(calls) >= depth or is_through:
-                    continue
                 key = self._chains.step_for(replica)
                 if key is not None:
                     yield self._hand_out(key, replica)
@@ -268,38 +263,18 @@ class Schedule:
         chain.read.remove(key.number)
         chain.next_predict += 1
         self._chains.note(key.chain)
-        self._replicas[replica].append(key)
+        self._staff.ask(replica, key)
         step = self._living(chain.steps[key.number])
         return Predict(key, step, replica, chain.must_rebuild(key.number))
 
     def _retire(self) -> Iterator[Instruction]:
-        """Let Replicas go that are too many, or for which no Chain has or will have work."""
-        for replica in [one for one in self._leaving() if self._is_idle(one)]:
-            del self._replicas[replica]
-            yield Retire(replica)
-        if not self._is_drained or self._least_replicas is None:
-            return
-        spare = min(
-            len(self._replicas) - self._least_replicas,
-            sum(1 for one in self._replicas if self._is_idle(one)) - self._chains.num_unbound,
-        )
-        idle = [one for one in self._replicas if self._is_idle(one)] if spare > 0 else []
-        for replica in idle[:spare]:
-            del self._replicas[replica]
-            yield Retire(replica)
-
-    def _leaving(self) -> list[str]:
-        """Replicas that get no new Chain: those beyond the limit."""
-        return [] if self._most_replicas is None else list(self._replicas)[self._most_replicas :]
-
-    def _is_idle(self, replica: str) -> bool:
-        return not self._replicas[replica] and not self._chains.bound_to(replica)
+        yield from map(Retire, self._staff.dismiss(self._chains, is_drained=self._is_drained))
 
     # ---- what was lost --------------------------------------------------------------------
 
     def _lose(self, replica: str, reason: str) -> Iterator[Instruction]:
         """Hand the Steps of a lost Replica out again; only the one it was at may have killed it."""
-        calls = self._replicas.pop(replica, [])
+        calls = self._staff.leave(replica)
         if calls and (guilty := self._chains.get(calls[0].chain)):  # calls are done in order
             guilty.attempts[calls[0].number] += 1
         for number in self._chains.bound_to(replica):
@@ -355,10 +330,8 @@ class Schedule:
     # ---- landing, writing, publishing -----------------------------------------------------
 
     def _land_step(self, event: WasPredicted) -> Iterator[Instruction]:
-        calls = self._replicas.get(event.replica, [])
-        if event.key not in calls:
+        if not self._staff.answered(event.replica, event.key):
             return
-        calls.remove(event.key)
         chain = self._chains.get(event.key.chain)
         yield Release(event.key)
         if chain is None:

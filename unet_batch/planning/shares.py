@@ -54,11 +54,16 @@ def _divide(claims: Sequence[Claim], free: float) -> list[int]:
     given = [int(p * c.capacity + 1e-9) for p, c in zip(portions, claims, strict=True)]
     left = free - sum(n / c.capacity for n, c in zip(given, claims, strict=True))
     remainder = [p * c.capacity - n for p, c, n in zip(portions, claims, given, strict=True)]
-    for k in sorted(range(len(claims)), key=lambda k: -remainder[k]):
-        cost = 1 / claims[k].capacity
-        if given[k] + 1 < claims[k].wanted and cost <= left + 1e-9:
-            given[k] += 1
-            left -= cost
+    order = sorted(range(len(claims)), key=lambda k: (-round(remainder[k], 6), -claims[k].share))
+    while fitting := [
+        k
+        for k in order
+        if given[k] + 1 < claims[k].wanted and 1 / claims[k].capacity <= left + 1e-9
+    ]:
+        k = fitting[0]
+        given[k] += 1
+        left -= 1 / claims[k].capacity
+        order.append(order.pop(order.index(k)))
     return given
 
 

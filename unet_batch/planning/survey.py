@@ -19,12 +19,16 @@ AnyVolume = VolumeBrief | VolumeInfo
 
 @dataclass(frozen=True, slots=True)
 class VolumeCost:
-    """Tiles, Blocks and Sweeps of a Volume, and the bytes a Replica holds for it."""
+    """Tiles, Blocks and Sweeps of a Volume, and the bytes a Replica holds for it.
+
+    `has_seams` says that sums travel between its Sweeps.
+    """
 
     num_tiles: int
     num_blocks: int
     num_sweeps: int
     memory_bytes: int
+    has_seams: bool = False
 
 
 def survey(
@@ -61,4 +65,5 @@ def _cost(planner: Planner, volume: AnyVolume) -> VolumeCost | str:
         num_blocks=layout.num_blocks,
         num_sweeps=len(layout.sweeps),
         memory_bytes=planner.layout_footprint(layout, volume.dtype).total,
+        has_seams=layout.has_seams,
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
 
-from unet_batch.monitoring.curves import Curves, Point
+Point = tuple[int, float]
 
 PANEL_WIDTH, PANEL_HEIGHT = 430, 190
 LEFT, RIGHT, TOP, BOTTOM, HEAD = 62, 18, 34, 34, 44
@@ -56,21 +56,24 @@ class _Axes:
         return PANEL_HEIGHT - BOTTOM - (PANEL_HEIGHT - TOP - BOTTOM) * share
 
 
-def curves_svg(title: str, curves: Curves) -> str:
-    """The four panels as an SVG document."""
+def curves_svg(title: str, curves: Mapping[str, tuple[Point, ...]]) -> str:
+    """The four panels as an SVG document.
+
+    `curves` are values by step, in order, by the names of `monitoring.curves.Curves`.
+    """
     panels = (
-        ("loss", [Line("loss", curves.loss)]),
-        ("Dice on held-back volumes", [Line("Dice", curves.dice)]),
-        ("learning rate", [Line("learning rate", curves.learning_rate)]),
+        ("loss", [Line("loss", curves["loss"])]),
+        ("Dice on held-back volumes", [Line("Dice", curves["dice"])]),
+        ("learning rate", [Line("learning rate", curves["learning_rate"])]),
         (
             "milliseconds a step",
             [
-                Line("whole step", _milliseconds(curves.step_seconds)),
-                Line("waiting for patches", _milliseconds(curves.data_wait_seconds), SECOND),
+                Line("whole step", _milliseconds(curves["step_seconds"])),
+                Line("waiting for patches", _milliseconds(curves["data_wait_seconds"]), SECOND),
             ],
         ),
     )
-    steps = max((points[-1][0] for points in curves.named().values() if points), default=1)
+    steps = max((points[-1][0] for points in curves.values() if points), default=1)
     drawn = Markup("").join(
         Markup('<g transform="translate({x} {y})">{content}</g>').format(
             x=k % 2 * PANEL_WIDTH, y=HEAD + k // 2 * PANEL_HEIGHT, content=_panel(*one, steps)

@@ -92,7 +92,8 @@ class BucketStore(ObjectStore):
     def get_range(self, path: str, start: int, stop: int, version: str = "") -> bytes:
         """Bytes `[start, stop)` of the object, fewer where it ends before.
 
-        Raises NotFoundError, and ConflictError where it is no more of `version` (an ETag).
+        Raises NotFoundError, and ConflictError where it is no more of `version`: an ETag of S3,
+        in quotes. Listings of other clouds hold none that can be compared.
         """
         options: GetOptions = {"range": (start, stop)}
         if version.startswith('"'):

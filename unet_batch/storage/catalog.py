@@ -68,11 +68,11 @@ _SCHEMA = pa.schema(
         ("info", pa.string()),
     ]
 )
-_BRIEF_COLUMNS = (
+BRIEF_COLUMNS = (
     "id", "modality", "dtype", "shape_z", "shape_y", "shape_x", "spacing_z", "spacing_y",
     "spacing_x", "num_nonfinite", "channels", "labels",
 )  # fmt: skip
-_TRIPLES = _BRIEF_COLUMNS[3:9]
+_TRIPLES = BRIEF_COLUMNS[3:9]
 _SEPARATOR = "\x1f"  # ASCII's own unit separator: in no name
 _Mask = NDArray[np.bool_]
 
@@ -105,9 +105,7 @@ class Catalog:
         self, patterns: Sequence[str] = ("*",), where: str | None = None
     ) -> Iterator[VolumeBrief]:
         """The same choice as `rows`, lazily, and of each just what lists and plans need."""
-        table = self.table(_BRIEF_COLUMNS, patterns, where)
-        for batch in table.to_batches(max_chunksize=_ROW_GROUP):
-            yield from _briefs_in(batch)
+        yield from briefs_in(self.table(BRIEF_COLUMNS, patterns, where))
 
     def table(
         self,
@@ -388,6 +386,12 @@ def _from_columns(
             f"{where} is damaged: {error}; run `unet-batch catalog rebuild`"
         ) from error
     return info_from_json(content, labels=labels, where=where)
+
+
+def briefs_in(table: pa.Table) -> Iterator[VolumeBrief]:
+    """The rows of a `table` that has the BRIEF_COLUMNS, lazily."""
+    for batch in table.to_batches(max_chunksize=_ROW_GROUP):
+        yield from _briefs_in(batch)
 
 
 def _briefs_in(batch: pa.RecordBatch) -> Iterator[VolumeBrief]:

@@ -15,14 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from unet_batch.errors import NotFoundError, SpecError, StoreError
 from unet_batch.planning.control import WANTED, Wanted
 from unet_batch.planning.volume_info import Json
 from unet_batch.storage import ome_zarr, paths
 from unet_batch.storage.object_store import ObjectStore
+from unet_batch.storage.stores import open_store
 from unet_batch.storage.who import Note
+
+Form = TypeVar("Form")
 
 KEPT_SUBMISSIONS = 20
 MAX_LOG_BYTES = 256 * 1024
@@ -187,6 +190,24 @@ class JobFolder:
         return request
 
 
+def note_job(archive: str, job_id: str, kind: str, spec: Mapping[str, Json]) -> JobFolder | None:
+    """Note a Job with its Archive, and that it is wanted to run, before anything runs.
+
+    None where the Archive is out of reach from here, or still to be made: the Job's driver will
+    note it.
+    """
+    store = open_store(archive)
+    folder = JobFolder(store, job_id)
+    try:
+        if not store.exists(paths.ARCHIVE_DOCUMENT):
+            return None
+        folder.begin(kind, spec)
+        folder.want("run")
+    except StoreError:
+        return None
+    return folder
+
+
 def list_jobs(store: ObjectStore) -> list[str]:
     """Ids of all Jobs of the Archive in `store`, sorted."""
     return store.list_folders("jobs")
@@ -210,7 +231,7 @@ def now() -> str:
     return Note.now("").at
 
 
-def _read(form: type[Any], content: bytes, where: str) -> Any:
+def _read(form: type[Form], content: bytes, where: str) -> Form:
     document = ome_zarr.read_document(content, where)
     try:
         return form(**document)

@@ -41,9 +41,10 @@ class LedgerEntry:
 
     `key` is the generation of its Labels, `replica` who worked on it and `node` on which
     machines, `finished_at` an ISO 8601 time in UTC, `reason` a sentence for a person where the
-    outcome is not `done`. `peak_bytes` is the most memory that a Replica held while it worked on
-    the Volume (and on those in the same batch). The hashes say what went in: the voxels, the
-    weights, and the fields of the Spec that decide the result.
+    outcome is not `done`. `peak_bytes` is the most memory that one of the Replicas had held by
+    the end of its work on the Volume. The hashes say what went in: the voxels, the
+    weights, and the fields of the Spec that decide the result; `version` which of a registry's
+    the weights are, such as `liver@7`, where they come from one.
     """
 
     volume_id: str
@@ -60,6 +61,7 @@ class LedgerEntry:
     bundle_hash: str = ""
     spec_hash: str = ""
     input_hash: str = ""
+    version: str = ""
 
 
 class Ledger:
@@ -190,6 +192,11 @@ class Ledger:
 
         self._store.update(path, change)
         return settled
+
+    def keep(self, name: str, value: Json) -> None:
+        """Store what is to be known of the Job under `name`, whatever was; `decision` reads it."""
+        document: dict[str, Json] = {"value": value, "of": ""}
+        self._store.put(self._decision_path(name), ome_zarr.to_bytes(document))
 
     def decision(self, name: str, *, of: str | None = None) -> Json | None:
         """What was settled on `name`, for `of` where it is given; None where nothing was."""

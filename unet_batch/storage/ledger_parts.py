@@ -49,6 +49,7 @@ SCHEMA = pa.schema(
         ("bundle_hash", pa.string()),
         ("spec_hash", pa.string()),
         ("input_hash", pa.string()),
+        ("version", pa.string()),
     ]
 )
 """Of a joined file: the fields of LedgerEntry."""

@@ -12,7 +12,7 @@ ARCHIVE/
 ├── quarantine/<id>.json            scans that could not become Volumes, and why
 ├── keys/pseudonyms.key             what identifiers are hashed with; readable by its owner only
 ├── references/<digest>.json        which version a request for a champion was begun with
-└── jobs/<job id>/                  spec.json, ledger/<number>.jsonl
+└── jobs/<job id>/                  what it is, how far, what became of each Volume: `job_folder`
 """
 
 from __future__ import annotations

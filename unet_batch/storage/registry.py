@@ -5,6 +5,7 @@
     └── models/<name>/
         ├── bundles/<content hash>/     Bundles, as MONAI's tools read them; never changed
         ├── versions/00000007.json      what version 7 is: put once, never changed
+        ├── data/<digest>.json          the Volumes a version used
         ├── decisions/00000007.json     why it was promoted by a retraining, or not
         ├── champion.jsonl              every move of the champion; the last line is where it is
         ├── round.json                  what the latest retraining has collected
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -45,6 +47,7 @@ from unet_batch.storage.who import Note
 FORMAT = "unet-batch registry"
 FORMAT_VERSION = 1
 DOCUMENT = "registry.json"
+NUM_READERS = 16  # threads that read small documents from a store that is far away
 
 AnyRecord = TypeVar("AnyRecord", bound=SpecModel)
 
@@ -110,29 +113,38 @@ class Registry:
         for known in self.versions(name):
             if known.content_hash == content_hash:
                 return known
-        files = self._upload(f"{_bundle_path(name, content_hash)}", folder)
-        number = max(self._numbers(name), default=0)
-        while True:
-            number += 1
-            version = ModelVersion(
-                name=name,
-                version=number,
-                content_hash=content_hash,
-                files=files,
-                scores=dict(scores or {}),
-                data=data or DataUse(),
-                recipe=recipe,
-                **note._asdict(),
-            )
-            try:
-                self._put_once(_version_path(name, number), version)
-            except ConflictError:
-                continue  # another took the number
-            return version
+        files = self._upload(_bundle_path(name, content_hash), folder)
+        data = data or DataUse()
+        digest = self._put_data(name, data)
+        version = ModelVersion(
+            name=name,
+            version=max(self._numbers(name), default=0) + 1,
+            content_hash=content_hash,
+            files=files,
+            scores=dict(scores or {}),
+            data_digest=digest,
+            num_trained_on=len(data.train),
+            num_held_back=len(data.held_back),
+            recipe=recipe,
+            **note._asdict(),
+        )
+        return self._put_next(version)
 
     def versions(self, name: str) -> list[ModelVersion]:
         """All versions of a model, oldest first; none where there is no such model."""
-        return [self._version(name, number) for number in self._numbers(name)]
+        with ThreadPoolExecutor(NUM_READERS) as pool:
+            return list(pool.map(lambda number: self._version(name, number), self._numbers(name)))
+
+    def data(self, version: ModelVersion) -> DataUse:
+        """The Volumes that `version` learnt from, and those held back from it.
+
+        Raises StoreError where they are not what was stored.
+        """
+        path = _data_path(version.name, version.data_digest)
+        content = self.store.get(path)
+        if hashlib.sha256(content).hexdigest() != version.data_digest:
+            raise StoreError(f"{self.url}/{path} is not what was stored: put it back")
+        return _parse(content, DataUse, f"{self.url}/{path}")
 
     def version(self, reference: ModelReference) -> ModelVersion:
         """The version that `reference` means now.
@@ -314,6 +326,23 @@ class Registry:
             files[name] = StoredFile(sha256=digest, num_bytes=len(stored))
         return files
 
+    def _put_next(self, version: ModelVersion) -> ModelVersion:
+        """Put a version under its number, or under the next that nobody has taken meanwhile."""
+        while True:
+            try:
+                self._put_once(_version_path(version.name, version.version), version)
+            except ConflictError:
+                version = version.model_copy(update={"version": version.version + 1})
+                continue
+            return version
+
+    def _put_data(self, name: str, data: DataUse) -> str:
+        content = data.model_dump_json().encode()
+        digest = hashlib.sha256(content).hexdigest()
+        with suppress(ConflictError):  # named by content: what is there is the same
+            self.store.put_if_absent(_data_path(name, digest), content)
+        return digest
+
     def _put_once(self, path: str, record: SpecModel) -> None:
         self.store.put_if_absent(path, record.model_dump_json(indent=2).encode() + b"\n")
 
@@ -340,6 +369,10 @@ def _bundle_path(name: str, content_hash: str) -> str:
 
 def _version_path(name: str, number: int) -> str:
     return f"{_model_path(name)}/versions/{number:08d}.json"
+
+
+def _data_path(name: str, digest: str) -> str:
+    return f"{_model_path(name)}/data/{digest}.json"
 
 
 def _decision_path(name: str, number: int) -> str:

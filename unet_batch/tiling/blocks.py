@@ -140,6 +140,14 @@ class BlockLayout:
         """Those that were asked for, by Block."""
         return {}
 
+    @property
+    def has_seams(self) -> bool:
+        """Whether sums travel at any cut."""
+        again = self.recomputed or ((),) * len(self.groups)
+        return any(
+            set(starts[1:]) - set(cuts) for starts, cuts in zip(self.groups, again, strict=True)
+        )
+
     @cached_property
     def num_tiles(self) -> int:
         """Tiles that are predicted, those that are recomputed included."""

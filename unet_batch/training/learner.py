@@ -145,7 +145,8 @@ class Learner:
     def _average(self) -> None:
         """Move the averaged weights towards the current ones; slowly only once there is a past."""
         decay = min(self._spec.ema_decay, (1 + self.step) / (10 + self.step))
-        get_ema_multi_avg_fn(decay)(self._means, self._floats, self.step)
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        average(self._means, self._floats, self.step)
         for mean, value in zip(self._counts, self._plain_counts, strict=True):
             mean.copy_(value)
 

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,7 +117,7 @@ class TrainingVolume:
         location = self._foreground.draw(index, rng)
         if location is None or self._grid_map is None:
             return location
-        return np.asarray(self._grid_map.nearest(location))
+        return np.array(self._grid_map.nearest(location.tolist()))
 
     @cached_property
     def _labels(self) -> Labels:
@@ -177,8 +178,8 @@ class TrainingVolume:
 @lru_cache(maxsize=8)
 def _index_by_value(values: tuple[int, ...]) -> Indices:
     """For every value that Labels can store its index in `values`; their number for others."""
-    dtype = np.uint8 if len(values) < 256 else np.int32
-    table = np.full(_MOST_VALUES, len(values), dtype)
+    dtype: Any = np.uint8 if len(values) < 256 else np.int32
+    table: Indices = np.full(_MOST_VALUES, len(values)).astype(dtype)
     table[list(values)] = np.arange(len(values))
     return table
 

@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import torch
 from ray.train.torch import get_device, prepare_model
 
 from unet_batch.errors import TrainingError
+from unet_batch.evaluation.measuring import Scoring
+from unet_batch.evaluation.scores import Score
 from unet_batch.models.networks import build_network
 from unet_batch.models.process import tune_process
 from unet_batch.monitoring.events import StoppedEarly, TrainStep, Validated
@@ -26,7 +28,7 @@ from unet_batch.training.learner import Learner
 from unet_batch.training.read_ahead import ReadAhead
 from unet_batch.training.sampling import PatchSampler
 from unet_batch.training.task import TrainTask
-from unet_batch.training.validation import Segmenter, mean_dice, score_volumes
+from unet_batch.training.validation import DICE, Segmenter, mean_dice, score_volumes
 from unet_batch.training.volumes import MemoryBudget, TrainingVolume, open_training_volumes
 
 CHECKPOINT_FILE = "learner.pt"
@@ -39,14 +41,14 @@ class History:
     Attributes
     ----------
     losses, dice: by step.
-    volume_dice: of each class but the background of each held-back Volume, at the end.
+    volume_scores: the fields of each `Score` of the held-back Volumes, at the end.
     best_step: the step whose weights are the result, where early stopping chose them.
     is_finished: whether nothing is left to do.
     """
 
     losses: list[tuple[int, float]] = field(default_factory=list)
     dice: list[tuple[int, float]] = field(default_factory=list)
-    volume_dice: dict[str, list[float]] = field(default_factory=dict)
+    volume_scores: list[dict[str, Any]] = field(default_factory=list)
     best_step: int | None = None
     is_finished: bool = False
 
@@ -178,14 +180,16 @@ class _Worker:
             self._task.table,
             device=self._learner.device,
             precision=self._learner.precision,
+            scoring=DICE if limit else Scoring.of(self._spec.scoring),
         )
         scores = _gather(scores, self._world_size)
         if not scores:
             return None
-        dice, _ = mean_dice(list(scores.values()))
+        every = [one for volume in scores.values() for one in volume]
+        dice = mean_dice(every)
         self._history.dice.append((self._learner.step, dice))
         if limit is None:
-            self._history.volume_dice = scores
+            self._history.volume_scores = [asdict(one) for one in every]
         if self._rank == 0:
             self._mailbox.post.remote(Validated(self._learner.step, dice))
         return dice
@@ -256,10 +260,10 @@ def open_volumes(
     )
 
 
-def _gather(scores: dict[str, list[float]], world_size: int) -> dict[str, list[float]]:
+def _gather(scores: dict[str, tuple[Score, ...]], world_size: int) -> dict[str, tuple[Score, ...]]:
     """The scores of all ranks, by Volume id."""
     if world_size == 1:
         return scores
-    parts: list[dict[str, list[float]]] = [{} for _ in range(world_size)]
+    parts: list[dict[str, tuple[Score, ...]]] = [{} for _ in range(world_size)]
     torch.distributed.all_gather_object(parts, scores)
     return {one: part[one] for part in parts for one in part}

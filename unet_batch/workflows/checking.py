@@ -9,7 +9,6 @@ import numpy as np
 
 from unet_batch.evaluation.checks import (
     Finding,
-    Kind,
     check_masks,
     count_kinds,
     facts_of,
@@ -63,7 +62,7 @@ class ArchiveCheck:
         found.sort(key=lambda item: (rank_of(item[1]), item[0]))
         return tuple(CheckedVolume(name, one) for name, one in found)
 
-    def count_kinds(self) -> dict[Kind, int]:
+    def count_kinds(self) -> dict[str, int]:
         """Volumes by their gravest finding."""
         return count_kinds(self.findings())
 

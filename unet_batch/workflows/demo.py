@@ -20,7 +20,7 @@ from unet_batch.planning.specs.ingest import IngestSpec
 from unet_batch.planning.specs.recipe import TrainingSpec
 from unet_batch.planning.specs.report import ReportSpec
 from unet_batch.planning.specs.segment import SegmentSpec
-from unet_batch.planning.specs.train import TrainSpec
+from unet_batch.planning.specs.train import AUTO, TrainSpec
 from unet_batch.planning.volume_info import VolumeInfo
 from unet_batch.storage.archive import open_archive
 from unet_batch.workflows.evaluate import EvaluateSummary, evaluate
@@ -134,13 +134,14 @@ def _train_spec(spec: DemoSpec, archive: str, out: Path) -> TrainSpec:
     infos = open_archive(archive).select(("*",))
     if not infos:
         raise QuarantineError(f"no scan of {spec.data or 'the phantoms'} could be ingested")
+    is_to_choose = spec.roi == AUTO and spec.network.name != AUTO
     return TrainSpec(
         archive=archive,
         truth=TRUTH,
         out=str(out / "model"),
         split=spec.split,
         network=spec.network,
-        roi=_median_roi(infos) if spec.roi == "auto" else spec.roi,
+        roi=_median_roi(infos) if is_to_choose else spec.roi,
         intensity=spec.intensity,
         augmentation=spec.augmentation,
         training=spec.training if spec.data else _short(spec),

@@ -75,6 +75,7 @@ class JobRun:
     control: told what is wanted, for workflows that ask it; None: they are interrupted.
     is_resumed: whether whoever began this run wants the Job to run, whatever was asked before.
     tell: hears a line where something has to be waited for.
+    wait_s: how long another driver of the Job, which is alive, is waited for.
     """
 
     def __init__(
@@ -86,15 +87,17 @@ class JobRun:
         is_resumed: bool = True,
         rhythm: Rhythm | None = None,
         tell: Callable[[str], None] = lambda _: None,
+        wait_s: float = 0.0,
     ) -> None:
         self._kind, self._spec = kind, anchored(kind, spec)
         store = open_store(self._spec.model_dump()["archive"])
         self.folder = JobFolder(store, job_id(kind, spec))
         self.control, self._is_gentle = control or Control(), control is not None
         self._is_resumed, self._rhythm, self._tell = is_resumed, rhythm or Rhythm(), tell
+        self._wait_s = wait_s
         self._tally, self._lines = Tally(), deque[str](maxlen=KEPT_LINES)
         self._stack, self._beat = ExitStack(), 0
-        self._is_begun = self._is_unkept = False
+        self._is_begun = self._is_unkept = self._is_usurped = False
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._lease = Lease(store, self.folder.lease_path, self._rhythm.span_s)
         self._ended, self._interrupted = threading.Event(), False
@@ -125,7 +128,8 @@ class JobRun:
             with suppress(StoreError):
                 self._put(state, reason)
         if self._interrupted and isinstance(error, KeyboardInterrupt):
-            raise JobStoppedError(f"{self.folder.id}: {state}, as was asked for") from None
+            why = "another driver has taken over" if self._is_usurped else "as was asked for"
+            raise JobStoppedError(f"{self.folder.id}: {state}, {why}") from None
 
     def __call__(self, event: Event) -> None:
         """Add one event."""
@@ -180,7 +184,7 @@ class JobRun:
         last = self.folder.snapshot()
         _free_where_dead(self.folder, last)
         with ExitStack() as stack:
-            stack.enter_context(self._lease.held(tell=self._tell))
+            stack.enter_context(self._lease.held(wait_s=self._wait_s, tell=self._tell))
             self.folder.begin(self._kind, self._spec.model_dump(mode="json"))
             if self._is_resumed:
                 self.folder.want("run")
@@ -225,7 +229,7 @@ class JobRun:
         try:
             self._lease.require()
         except ConflictError:
-            self.control.wanted = "pause"
+            self.control.wanted, self._is_usurped = "pause", True
         if self.control.wanted != "run" and not self._is_gentle and not self._interrupted:
             self._interrupted = True
             signal.pthread_kill(self._main, signal.SIGINT)
@@ -267,6 +271,8 @@ class JobRun:
         state = "done"
         if stopped and (left or error):
             state = stopped
+        elif self._is_gentle and progress.volumes_left:
+            state = "paused"  # and somebody wanted it to run again, too late for this run
         elif progress.outcomes.get("quarantined", 0) > allowed:
             state = "incomplete"
         self._say(f"{state}: {describe(progress)}")

@@ -28,7 +28,7 @@ class LiveScores:
     def __init__(self, archive: Archive, *, labels: str, truth: str, listen: Listener) -> None:
         self._archive, self._labels, self._truth = archive, labels, truth
         self._listen = listen
-        self._score = ray.remote(num_cpus=IO_CPUS)(score_pair)
+        self._score: Any = ray.remote(num_cpus=IO_CPUS)(score_pair)
         self._pending: list[Any] = []
 
     def __call__(self, event: Event) -> None:

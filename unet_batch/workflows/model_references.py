@@ -100,17 +100,24 @@ def _is_folder(asked: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ModelNote:
-    """What a request that names champions was begun with, kept in its Archive."""
+    """What a request that names champions was begun with, kept in its Archive.
+
+    Several drivers may each do a share of the request; all of them go by one note.
+    """
 
     archive: str
     path: str
+    share: int = 0
+    num_shares: int = 1
 
     @classmethod
     def of(cls, spec: SegmentSpec) -> ModelNote:
         """The note of the request `spec`; without a path where it names no champion."""
         asked = [one for one in spec.models if one.endswith("@champion")]
         fields = ("model", "labels", "volumes", "where", "inference", "registry")
-        return cls(spec.archive, f"references/{spec.digest(*fields)}.json" if asked else "")
+        path = f"references/{spec.digest(*fields)}.json" if asked else ""
+        part = spec.partition
+        return cls(spec.archive, path, part.index, part.of) if part else cls(spec.archive, path)
 
     def read(self) -> dict[str, str]:
         """The version by what was asked for, of a run that has not ended; else nothing."""
@@ -132,7 +139,7 @@ class ModelNote:
             return
         open_store(self.archive).update(
             self.path,
-            lambda old: old if old and self._models(old) else _document(mine, is_finished=False),
+            lambda old: old if old and self._models(old) else _document(mine, []),
         )
         begun = self.read()
         if begun != mine:
@@ -142,19 +149,24 @@ class ModelNote:
             )
 
     def finish(self) -> None:
-        """Note that the run has ended: the next one looks for the champion again."""
-        if not self.path:
-            return
-        open_store(self.archive).update(
-            self.path, lambda old: _document(self._models(old or b"{}"), is_finished=True)
-        )
+        """Note that the run, or its share, has ended: when all have, the champion counts again."""
+        if self.path:
+            open_store(self.archive).update(self.path, self._with_share)
+
+    def _with_share(self, old: bytes | None) -> bytes:
+        content = old or b"{}"
+        ended = {*self._document(content).get("ended", []), self.share}
+        return _document(self._models(content), sorted(ended))
 
     def _models(self, content: bytes) -> dict[str, str]:
-        document: dict[str, Any] = ome_zarr.read_document(content, f"{self.archive}/{self.path}")
-        if document.get("is_finished"):
+        document = self._document(content)
+        if len(document.get("ended", [])) >= self.num_shares:
             return {}
         return {str(asked): str(one) for asked, one in document.get("models", {}).items()}
 
+    def _document(self, content: bytes) -> dict[str, Any]:
+        return ome_zarr.read_document(content, f"{self.archive}/{self.path}")
 
-def _document(models: Mapping[str, str], *, is_finished: bool) -> bytes:
-    return ome_zarr.to_bytes({"models": dict(models), "is_finished": is_finished})
+
+def _document(models: Mapping[str, str], ended: Sequence[int]) -> bytes:
+    return ome_zarr.to_bytes({"models": dict(models), "ended": list(ended)})

@@ -97,12 +97,19 @@ def show_version(text: str, registry_url: str | None) -> VersionDetails:
     )
 
 
-def add_model(name: str, folder: Path, *, registry_url: str | None, why: str = "") -> ModelVersion:
+def add_model(
+    name: str,
+    folder: Path,
+    *,
+    registry_url: str | None,
+    why: str = "",
+    trust_network: bool = False,
+) -> ModelVersion:
     """Make the Bundle in `folder` the next version of `name`; the registry is begun if need be.
 
     Raises BundleError where the folder holds no Bundle that can be loaded.
     """
-    bundle = load_bundle(folder)
+    bundle = load_bundle(folder, trust_network=trust_network)
     registry = registry_at(registry_url, create=True)
     return registry.add(
         name,

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
-from unet_batch.inference.choosing import choose_engine, load_engine, seconds_per_tile
-from unet_batch.inference.engine import Frame
-from unet_batch.planning.partition import in_partition
+from unet_batch.planning.prediction import Account, Calibration, Work, predict
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.survey import VolumeCost, survey
 from unet_batch.planning.volume_info import VolumeBrief, VolumeInfo
+from unet_batch.workflows.calibration import calibrate as measured
+from unet_batch.workflows.prediction import work_of
 from unet_batch.workflows.segment_job import SegmentJob
-
-MAX_LOOKED_UP = 10_000
-"""Volumes whose Labels are looked at one by one; of more, the Job's Ledger is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +34,10 @@ class PlannedVolume:
 class PlanSummary:
     """What the Job would do.
 
-    `predicted_s` is the network's time for the tiles that are not published yet, shared by
-    `num_replicas`; None where it was not timed. `refused` maps a Volume to the reason for
-    which it would be quarantined before work begins.
+    `predicted` is what the Volumes take that are not published yet, on `num_replicas` Replicas:
+    tiles, bytes of voxels and labels, and where `calibration` says how fast the model runs,
+    seconds (`predicted_s`), memory and cost. `memory_bytes` is what the largest Block takes of
+    the budget. `refused` maps a Volume to the reason for which it would be quarantined.
     """
 
     job: str
@@ -49,51 +48,79 @@ class PlanSummary:
     num_replicas: int
     memory_bytes: int
     memory_budget: int
-    seconds_per_tile: float | None
     predicted_s: float | None
+    predicted: Account
+    calibration: Calibration | None
 
 
-def plan(spec: SegmentSpec, *, num_replicas: int = 1, calibrate: bool = True) -> PlanSummary:
-    """Predict tiles, memory and time of a Job. Raises what `segment` raises before it begins."""
+def plan(
+    spec: SegmentSpec,
+    *,
+    num_replicas: int = 1,
+    calibrate: bool = True,
+    seconds_per_tile: float | None = None,
+) -> PlanSummary:
+    """Predict tiles, time, memory, bytes and cost of a Job.
+
+    A few tiles are timed on this machine, unless their pace is given, or they were timed in the
+    same circumstances before. Raises what `segment` raises before it begins.
+    """
     job = SegmentJob.open(spec)
-    chosen, catalog = (spec.volumes, spec.where), job.archive.catalog
-    number = len(catalog.table((), *chosen))
-    published = _published(job, number)
+    published = job.published()
     planned: list[PlannedVolume] = []
     refused: dict[str, str] = {}
     on_gpus = torch.cuda.is_available()
-    planner = job.planner(number, num_replicas=num_replicas, on_gpus=on_gpus)
+    planner = job.planner(len(job.volumes), num_replicas=num_replicas, on_gpus=on_gpus)
     needs_affine = planner.grid.orientation is not None
-    volumes = catalog.rows(*chosen) if needs_affine else catalog.briefs(*chosen)
-    for volume, cost in survey(planner, in_partition(volumes, spec.partition)):
+    volumes: Iterable[VolumeBrief | VolumeInfo]
+    volumes = job.infos if needs_affine else job.volumes.briefs()
+    work = Work()
+    for volume, cost in survey(planner, volumes):
         if isinstance(cost, str):
             refused[volume.id] = cost
-        else:
-            planned.append(_planned(volume, cost, is_published=volume.id in published))
-    return _summary(job, planned, refused, num_replicas, calibrate=calibrate)
+            continue
+        planned.append(_planned(volume, cost, is_published=volume.id in published))
+        if volume.id not in published:
+            work += work_of(job, planner, volume, cost)
+    found = _pace(job, work, num_replicas, calibrate=calibrate, given=seconds_per_tile)
+    return _summary(job, planned, refused, work, num_replicas, found)
+
+
+def _pace(
+    job: SegmentJob, work: Work, num_replicas: int, *, calibrate: bool, given: float | None
+) -> Calibration | None:
+    """How fast the model runs: as given, as measured here, or not known."""
+    if given is not None:
+        return Calibration(given)
+    if not calibrate:
+        return None
+    asked = job.spec.resources.cpus_per_replica
+    threads = max(1, (os.cpu_count() or 1) // num_replicas) if asked == "auto" else asked
+    return measured(job, num_tiles=work.num_tiles, num_threads=threads)
 
 
 def _summary(
     job: SegmentJob,
     volumes: list[PlannedVolume],
     refused: dict[str, str],
+    work: Work,
     num_replicas: int,
-    *,
-    calibrate: bool,
+    calibration: Calibration | None,
 ) -> PlanSummary:
-    left = sum(volume.num_tiles for volume in volumes if not volume.is_published)
-    pace = _pace(job) if calibrate else None
+    resources = job.spec.resources
+    account = predict(work, calibration, num_replicas=num_replicas, price=resources.price_per_hour)
     return PlanSummary(
         job=job.id,
         volumes=tuple(volumes),
         refused=refused,
         num_tiles=sum(volume.num_tiles for volume in volumes),
-        tiles_left=left,
+        tiles_left=work.num_tiles,
         num_replicas=num_replicas,
         memory_bytes=max((volume.memory_bytes for volume in volumes), default=0),
-        memory_budget=job.spec.resources.memory_budget,
-        seconds_per_tile=pace,
-        predicted_s=None if pace is None else pace * left / num_replicas,
+        memory_budget=resources.memory_budget,
+        predicted_s=account.seconds,
+        predicted=account,
+        calibration=calibration,
     )
 
 
@@ -109,33 +136,3 @@ def _planned(
         memory_bytes=cost.memory_bytes,
         is_published=is_published,
     )
-
-
-def _published(job: SegmentJob, num_volumes: int) -> Container[str]:
-    """Ids of the Volumes whose Labels are those that this Job would make."""
-    if num_volumes <= MAX_LOOKED_UP:
-        return {info.id for info in job.infos if job.is_published(info)}
-    return job.archive.ledger(job.id).done_with(job.model_hash)
-
-
-def _pace(job: SegmentJob) -> float:
-    """Seconds a tile of the Engine that the Job would use."""
-    inference, frame = job.spec.inference, Frame.of(job.bundle, job.roi_zyx)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision, batch_size, mirror = inference.precision, inference.batch_size, inference.mirror
-    if inference.engine == "auto":
-        choice = choose_engine(
-            job.bundles,
-            frame,
-            precision=precision,
-            device=device,
-            batch_size=batch_size,
-            mirror=mirror,
-        )
-        if choice.seconds_per_tile:
-            return choice.seconds_per_tile[choice.kind]
-    kind = "torch" if inference.engine == "auto" else inference.engine
-    engine = load_engine(
-        kind, job.bundles, frame, precision=precision, device=device, mirror=mirror
-    )
-    return seconds_per_tile(engine, batch_size=batch_size)

@@ -56,6 +56,7 @@ from unet_batch.storage.stores import normalize_url, open_store
 from unet_batch.storage.volume import Volume
 from unet_batch.workflows.checking import ArchiveCheck
 from unet_batch.workflows.dask_window import compute_in_window, default_window, require_ray
+from unet_batch.workflows.job_accounts import account_facts
 from unet_batch.workflows.scoring import (
     LabelsPair,
     ScoredVolume,
@@ -297,6 +298,7 @@ def _page(
             ("Labels", spec.labels),
             *truth,
             *_provenance([item.pair.labels.provenance for item in scored]),
+            *account_facts(archive, spec.labels),
         ),
         made_at=datetime.now().astimezone(),
         has_truth=spec.truth is not None,

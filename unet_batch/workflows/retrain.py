@@ -140,8 +140,9 @@ class _Under:
         match event:
             case JobStarted():
                 model, dataset = self.spec.model, self.archive.name
-                named = {"job": self.job, "kind": "retrain", "model": model, "dataset": dataset}
-                self.listen(replace(event, **named))
+                self.listen(
+                    replace(event, job=self.job, kind="retrain", model=model, dataset=dataset)
+                )
             case JobFinished() | ModelLoaded():
                 return
             case _:
@@ -211,7 +212,7 @@ class _Retraining:
             return self.registry.version(reference)
         folder = Path(self.spec.work) / current.id
         out = folder / self.spec.model
-        bundle = _finished_bundle(out) or self._train(out, current)
+        bundle = self._finished_bundle(out) or self._train(out, current)
         self.lease.require()
         version = self.registry.add(
             self.spec.model,
@@ -232,7 +233,16 @@ class _Retraining:
             archive=self.archive.url, truth=self.spec.truth, out=str(out), volumes=ids, **recipe
         )
         train(request, listen=self.listen)
-        return load_bundle(out)
+        return load_bundle(out, trust_network=self.spec.train.trust_network)
+
+    def _finished_bundle(self, out: Path) -> Bundle | None:
+        """The Bundle that an earlier run finished training; None where there is none."""
+        if not (out / CONFIG).exists():
+            return None
+        try:
+            return load_bundle(out, trust_network=self.spec.train.trust_network)
+        except BundleError:
+            return None
 
     def _score(self, version: ModelVersion, current: Round) -> ScoredVersion:
         self.lease.require()
@@ -347,16 +357,6 @@ def _compared(theirs: ScoredVersion, ours: ScoredVersion) -> Comparison:
         ) from error
 
 
-def _finished_bundle(out: Path) -> Bundle | None:
-    """The Bundle that an earlier run finished training; None where there is none."""
-    if not (out / CONFIG).exists():
-        return None
-    try:
-        return load_bundle(out)
-    except BundleError:
-        return None
-
-
 def _as_scores(dice: Mapping[str, float]) -> dict[str, float]:
     """Dice by class as a Bundle names its scores."""
     mean = {"mean_dice": fmean(dice.values())} if dice else {}
@@ -379,12 +379,12 @@ def _resegment(
     champion = champion_of(registry, spec.model)
     if spec.published is None or spec.resegment is False or champion is None:
         return summary
-    ids = outdated_volumes(archive, spec.published, champion, registry)
+    ids = outdated_volumes(spec, champion, archive=archive, registry=registry)
     name = f"{spec.model}-v{champion.version}-outdated.txt"
     open_store(spec.work).put(name, "".join(f"{one}\n" for one in ids).encode())
     summary = replace(summary, num_outdated=len(ids), outdated=f"{normalize_url(spec.work)}/{name}")
     if spec.resegment != "list" and ids:
-        done = segment_again(ids, champion, spec, archive=archive, registry=registry, listen=listen)
+        done = segment_again(ids, spec, champion, archive=archive, registry=registry, listen=listen)
         if done.quarantined:
             raise QuarantineError(
                 f"{summary.message}. Then {len(done.quarantined)} of {len(ids)} Volumes could not"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from statistics import fmean
@@ -69,16 +69,16 @@ def write_challenge_report(
 
 def _facts(spec: RetrainSpec, archive: Archive, current: Round) -> tuple[tuple[str, str], ...]:
     train, held_back = len(current.data.train), len(current.data.held_back)
+    rules = spec.promotion
+    rule = f"p at most {rules.alpha:g}, no class worse by more than {rules.margin:g}"
+    if current.champion is None:
+        rule = f"without a champion, a mean Dice of at least {rules.minimum_dice:g}"
     return (
         ("Archive", without_credentials(archive.url)),
         ("Truth", spec.truth),
         ("Trained on", f"{train} volumes; {current.num_new} are new, or have a new truth"),
         ("Held back", f"{held_back} volumes that no challenger learns from"),
-        (
-            "Rule",
-            f"p at most {spec.promotion.alpha:g}, no class worse by more than"
-            f" {spec.promotion.margin:g}",
-        ),
+        ("Rule", rule),
     )
 
 
@@ -134,8 +134,8 @@ def _volumes(
     return [replace(one, anchor=f"v{k}") for k, one in enumerate(entries, start=1)]
 
 
-def _mean(values: Sequence[float | None] | object) -> float | None:
-    known = [one for one in values if one is not None]  # type: ignore[attr-defined]
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [one for one in values if one is not None]
     return fmean(known) if known else None
 
 

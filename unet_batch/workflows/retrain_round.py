@@ -67,11 +67,14 @@ def begin_round(
     standing = champion.version if champion else None
     if begun is not None and begun.request == request and _goes_on(begun, volumes, standing):
         return begun
-    refused = _refused(registry, spec.model, request, champion)
-    reason = why_not_to_train(spec, volumes, champion=champion, refused=refused)
+    used = {f"{champion}, the champion": registry.data(champion)} if champion else {}
+    known = next(iter(used.values()), None)
+    refused = _refused(registry, spec.model, request, standing)
+    if refused is not None:
+        used[f"{refused}, a challenger already refused"] = registry.data(refused)
+    reason = why_not_to_train(spec, volumes, known=used)
     if reason is not None:
         return reason
-    known = champion.data if champion else None
     return Round(
         request=request,
         champion=standing,
@@ -118,14 +121,13 @@ def write_round(registry: Registry, name: str, current: Round) -> None:
 
 
 def _refused(
-    registry: Registry, name: str, request: str, champion: ModelVersion | None
+    registry: Registry, name: str, request: str, standing: int | None
 ) -> ModelVersion | None:
     """The latest challenger of the same request that the present champion withstood."""
-    standing = champion.version if champion else None
     for version in reversed(registry.versions(name)):
-        decision = registry.decision(name, version.version)
-        if decision is None or version.recipe != request:
+        if version.recipe != request:
             continue
-        if not decision.is_promoted and decision.champion == standing:
+        decision = registry.decision(name, version.version)
+        if decision and not decision.is_promoted and decision.champion == standing:
             return version
     return None

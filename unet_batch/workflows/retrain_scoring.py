@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from unet_batch.errors import SpecError
+from unet_batch.evaluation.measuring import Scoring
 from unet_batch.monitoring.events import Listener
 from unet_batch.planning.challenge import Dice
 from unet_batch.planning.model_versions import ModelVersion
@@ -21,6 +22,8 @@ from unet_batch.workflows.dask_window import default_window
 from unet_batch.workflows.scoring import LabelsPair, score_pairs, select_pairs
 from unet_batch.workflows.segment import segment
 from unet_batch.workflows.segment_job import SegmentJob
+
+_DICE = Scoring(metrics=("dice",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ def score_version(
         inference=spec.inference,
         resources=spec.resources,
         allow_quarantined=len(volume_ids),
+        trust_network=spec.train.trust_network,
     )
     summary = segment(request, listen=listen)
     failed = dict(summary.quarantined)
@@ -89,8 +93,8 @@ def _scored(
     failed.update(selection.failed)
     failed.update(dict.fromkeys(selection.without_labels, f"has no Labels {labels!r}"))
     failed.update(dict.fromkeys(selection.without_truth, f"has no truth {truth!r} any more"))
-    found = []
-    for scored in score_pairs(selection.pairs, window=default_window()):
+    found: list[tuple[LabelsPair, Dice]] = []
+    for scored in score_pairs(selection.pairs, window=default_window(), scoring=_DICE):
         if scored.reason:
             failed[scored.pair.info.id] = scored.reason
         else:

@@ -13,7 +13,7 @@ whole Volume: `surface.BYTES_PER_VOXEL` for each. The driver holds the scores.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -33,6 +33,7 @@ from unet_batch.evaluation.dice import require_same_shape
 from unet_batch.evaluation.measuring import Measured, Scoring, measure_region, scores_of
 from unet_batch.evaluation.placement import Placement, placements_of
 from unet_batch.evaluation.scores import Score, foreground_classes
+from unet_batch.evaluation.surface import BYTES_PER_VOXEL
 from unet_batch.planning.volume_info import LabelClass, VolumeInfo
 from unet_batch.storage.archive import Archive
 from unet_batch.storage.volume import Labels, Volume
@@ -42,8 +43,8 @@ from unet_batch.workflows.dask_window import Finished, compute_in_window
 MAX_PARTS = 32
 """Tasks that share the Shards of one Volume; Dask submits a Volume's tasks at once."""
 
-MAX_BORDER_VOXELS = 2**25
-"""Of both masks of a Volume: 4 GB while their distances are taken. A liver has 10^5."""
+MAX_BORDER_VOXELS = 2 * 2**30 // BYTES_PER_VOXEL
+"""Of both masks of a Volume: 2 GiB while their distances are taken. A liver has 10^5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +183,9 @@ def _work(
         yield pair, _delayed(partial(_finish, pair, scoring))(*parts)
 
 
-def _delayed(function: partial[object]) -> Delayed:
-    return dask.delayed(function, pure=False, traverse=False)
+def _delayed(function: Callable[..., ScoredVolume | Measured]) -> Delayed:
+    delayed: Delayed = dask.delayed(function, pure=False, traverse=False)
+    return delayed
 
 
 def _measure(pair: LabelsPair, regions: Sequence[Box], scoring: Scoring) -> Measured:

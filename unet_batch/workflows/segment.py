@@ -27,6 +27,7 @@ from unet_batch.monitoring.events import (
 )
 from unet_batch.planning.control import Control
 from unet_batch.planning.plan import Plan
+from unet_batch.planning.prediction import Account
 from unet_batch.planning.schedule import Schedule
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.storage.ledger import Ledger, LedgerEntry
@@ -36,7 +37,9 @@ from unet_batch.workflows.engine_choice import resolve_engine
 from unet_batch.workflows.live_scores import LiveScores
 from unet_batch.workflows.model_references import ModelNote
 from unet_batch.workflows.precision_choice import settle_precision
+from unet_batch.workflows.prediction import Bookkeeper
 from unet_batch.workflows.segment_job import SegmentJob
+from unet_batch.workflows.sharing import replicas_shared
 from unet_batch.workflows.smaller_blocks import run_within_memory
 
 MAX_UNWRITTEN_BYTES = 2**30
@@ -50,7 +53,8 @@ class SegmentSummary:
     `skipped` counts the Volumes that were published already, `quarantined` maps a Volume to
     its reason; `left` were not begun when the Job was paused. `tiles_skipped` were background,
     and not predicted. `stage_seconds` is the workers' time by stage, `engine` what ran and why;
-    `warnings` is what a person should know.
+    `predicted` is what the Job was to take, `actual` what it took; `warnings` is what a person
+    should know.
     """
 
     job: str
@@ -68,6 +72,8 @@ class SegmentSummary:
     voxels_per_second: float
     stage_seconds: dict[str, float]
     engine: str
+    predicted: Account
+    actual: Account
     warnings: tuple[str, ...] = ()
 
 
@@ -83,13 +89,13 @@ def segment(
     """
     started, control = perf_counter(), control or Control()
     job = SegmentJob.open(spec)
-    published = {info.id for info in job.infos if job.is_published(info)}
+    published = job.published()
     size = ReplicaSize.resolve(spec.resources)
-    todo = [info for info in job.infos if info.id not in published]
-    plan = job.plan(todo, num_replicas=size.count, on_gpus=size.num_gpus > 0)
+    plan = job.plan_without(published, num_replicas=size.count, on_gpus=size.num_gpus > 0)
     with job.archive.ledger(job.id) as ledger:
         tally, scores = _Tally(), _live_scores(job, listen)
-        tell = fan_out(tally, listen, *scores, lambda _: ledger.flush_if_due())
+        books = Bookkeeper.of(job, plan, size, published)
+        tell = fan_out(tally, books, listen, *scores, lambda _: ledger.flush_if_due())
         accounts = _Accounts(job, plan, ledger, tell)
         note = ModelNote.of(spec)
         note.begin(job.models)
@@ -107,8 +113,9 @@ def segment(
         for one in scores:
             one.finish()
         seconds = perf_counter() - started
+        books.close(ledger, seconds)
         listen(JobFinished(job.id, seconds))
-    summary = tally.summary(job, plan, seconds, choice.reason)
+    summary = tally.summary(job, plan, books, choice.reason)
     if summary.done + summary.skipped + len(summary.quarantined) >= summary.num_volumes:
         note.finish()
     return summary
@@ -117,7 +124,7 @@ def segment(
 def _unlisted(job: SegmentJob, plan: Plan, published: set[str]) -> set[str]:
     """Volumes of whose Labels the Catalog may not know: those of now, and of a run that died."""
     names = set(job.labels_classes)
-    stale = {info.id for info in job.infos if not names.issubset(info.labels)}
+    stale = {one.id for one in job.volumes.briefs() if not names.issubset(one.labels)}
     return {*plan.volumes, *(stale & published)}
 
 
@@ -139,14 +146,17 @@ def _drive(
     listen: Listener,
     control: Control,
 ) -> None:
-    with ReplicaPool(
-        job.model_paths,
-        job.spec.inference,
-        size=size,
-        roi_zyx=job.roi_zyx,
-        engine=choice.kind,
-        trust_network=job.spec.trust_network,
-    ) as pool:
+    with (
+        replicas_shared(job.id, size, job.spec.resources, control),
+        ReplicaPool(
+            job.model_paths,
+            job.spec.inference,
+            size=size,
+            roi_zyx=job.roi_zyx,
+            engine=choice.kind,
+            trust_network=job.spec.trust_network,
+        ) as pool,
+    ):
         settle_precision(job, plan, pool, ledger, listen)
         run_plan(job, plan, pool, on_outcome=accounts.close, listen=listen, control=control)
 
@@ -176,7 +186,7 @@ def run_plan(
             ),
             pool,
             volumes=lambda volume_id: Volume(job.archive.url, plan.volumes[volume_id].info),
-            target=job.target,
+            target=lambda volume_id: job.target_of(plan.volumes[volume_id].info),
             head=job.head,
             on_outcome=on_outcome,
             listen=listen,
@@ -197,7 +207,6 @@ class _Accounts:
 
     def __init__(self, job: SegmentJob, plan: Plan, ledger: Ledger, listen: Listener) -> None:
         self._job, self._plan, self._ledger, self._listen = job, plan, ledger, listen
-        self._infos = {info.id: info for info in job.infos}
         self._accounted: set[str] = set()
 
     def begin(self, published: set[str]) -> None:
@@ -209,7 +218,7 @@ class _Accounts:
                 job.id,
                 "segment",
                 job.model_name,
-                len(job.infos),
+                len(job.volumes),
                 num_tiles=plan.num_tiles,
                 num_voxels=plan.num_voxels,
                 dataset=job.archive.name,
@@ -235,14 +244,15 @@ class _Accounts:
     def close(self, outcome: Outcome) -> None:
         """Account for one Volume."""
         self._accounted.add(outcome.volume_id)
-        volume = self._plan.volumes.get(outcome.volume_id)
-        num_voxels = volume.info.num_voxels if volume else 0
+        is_planned = outcome.volume_id in self._plan.volumes
+        brief = self._job.volumes.brief(outcome.volume_id)
+        num_voxels = brief.num_voxels if is_planned else 0
         self._ledger.record(
             replace(
                 self._entry(outcome.volume_id, outcome.outcome, outcome.reason),
                 seconds=outcome.seconds,
                 num_voxels=num_voxels,
-                num_tiles=volume.num_tiles if volume else 0,
+                num_tiles=self._plan.tiles_of(outcome.volume_id),
                 replica=",".join(outcome.replicas),
                 node=",".join(outcome.nodes),
                 peak_bytes=outcome.peak_bytes,
@@ -262,16 +272,17 @@ class _Accounts:
 
     def _entry(self, volume_id: str, outcome: LedgerOutcome, reason: str) -> LedgerEntry:
         """What can be said of a Volume whatever became of it."""
-        job, info = self._job, self._infos[volume_id]
+        job, content_hash = self._job, self._job.volumes.content_hash(volume_id)
         return LedgerEntry(
             volume_id=volume_id,
             outcome=outcome,
             reason=reason,
-            key=job.key(info),
+            key=job.key_of(content_hash),
             finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
             bundle_hash=job.model_hash,
             spec_hash=job.spec_hash,
-            input_hash=info.content_hash,
+            input_hash=content_hash,
+            version=job.version,
         )
 
 
@@ -302,22 +313,27 @@ class _Tally:
                 self.tiles += event.num_tiles
                 self.skipped += event.num_skipped
 
-    def summary(self, job: SegmentJob, plan: Plan, seconds: float, engine: str) -> SegmentSummary:
+    def summary(
+        self, job: SegmentJob, plan: Plan, books: Bookkeeper, engine: str
+    ) -> SegmentSummary:
+        seconds = books.actual.seconds or 0.0
         return SegmentSummary(
             job=job.id,
-            num_volumes=len(job.infos),
+            num_volumes=len(job.volumes),
             done=self.outcomes["done"],
             skipped=self.outcomes["skipped"],
             quarantined=dict(sorted(self.quarantined.items())),
             cancelled=self.outcomes["cancelled"],
-            left=len(job.infos) - sum(self.outcomes.values()),
+            left=len(job.volumes) - sum(self.outcomes.values()),
             tiles_planned=plan.num_tiles,
             tiles_predicted=self.tiles,
             tiles_skipped=self.skipped,
             voxels_done=self.voxels,
             seconds=seconds,
-            voxels_per_second=self.voxels / seconds,
+            voxels_per_second=self.voxels / max(seconds, 1e-9),
             stage_seconds=dict(self.stage_seconds),
             engine=engine,
+            predicted=books.predicted,
+            actual=books.actual,
             warnings=tuple(self.warnings),
         )

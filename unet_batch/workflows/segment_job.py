@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -18,15 +18,17 @@ from unet_batch.models.bundle import WEIGHTS, Bundle, require_alike
 from unet_batch.models.footprint import forward_cost
 from unet_batch.models.precision import resolve_precision
 from unet_batch.planning.cost import CPU_PACE, GPU_PACE, ModelCost
+from unet_batch.planning.long_plan import LongPlan
 from unet_batch.planning.partition import in_partition
 from unet_batch.planning.plan import Plan, Planner, Shape3
 from unet_batch.planning.specs.grid import GridSpec
 from unet_batch.planning.specs.kinds import job_id
 from unet_batch.planning.specs.segment import SegmentSpec
-from unet_batch.planning.volume_info import Json, LabelClass, VolumeInfo
+from unet_batch.planning.volume_info import Json, LabelClass, VolumeBrief, VolumeInfo
 from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.storage.labels_set import BACKGROUND, LabelsSet, overlapping_names
 from unet_batch.storage.labels_writer import LabelsWriter
+from unet_batch.workflows.job_volumes import JobVolumes
 from unet_batch.workflows.model_references import ResolvedModel, resolve_models
 
 
@@ -86,6 +88,12 @@ class SegmentJob:
         """What is read out of finished sums."""
         return Head.of(self.bundles, self.spec.inference)
 
+    @property
+    def voxel_bytes(self) -> int:
+        """Bytes that are written for a voxel, before they are packed: labels, probabilities."""
+        head = self.head
+        return head.num_labels * head.dtype.itemsize + (head.num_planes - head.num_labels)
+
     def check_presets(self) -> None:
         """Raises SpecError where a preset names an axis, channel or class the model has not."""
         inference, bundle = self.spec.inference, self.bundle
@@ -113,6 +121,22 @@ class SegmentJob:
         """The chosen Volumes, by id; of a partition its own."""
         chosen = self.archive.select(self.spec.volumes, self.spec.where)
         return in_partition(chosen, self.spec.partition)
+
+    @cached_property
+    def volumes(self) -> JobVolumes:
+        """The same, however many they are, as columns of the Catalog."""
+        return JobVolumes(self.archive, self.spec)
+
+    def published(self) -> set[str]:
+        """Ids of the Volumes whose Labels are those that this Job would make.
+
+        Of very many Volumes the Job's Ledger is believed, rather than each looked at.
+        """
+        if not self.volumes.are_many:
+            return {info.id for info in self.infos if self.is_published(info)}
+        told = self.archive.ledger(self.id).done_keys()
+        hashes = self.volumes.content_hashes()
+        return {one for one, content in hashes if told.get(one) == self.key_of(content)}
 
     @property
     def id(self) -> str:
@@ -149,18 +173,24 @@ class SegmentJob:
 
     def key(self, info: VolumeInfo) -> str:
         """Generation of a Volume's Labels: a digest of all that decides their bytes."""
-        text = f"{info.content_hash} {self._digest}"
-        return hashlib.sha256(text.encode()).hexdigest()[:24]
+        return self.key_of(info.content_hash)
+
+    def key_of(self, content_hash: str) -> str:
+        """The same, of the Volume of this content."""
+        return hashlib.sha256(f"{content_hash} {self._digest}".encode()).hexdigest()[:24]
 
     def target(self, volume_id: str) -> Target:
+        """Where a Volume's Labels go, by its id; for a Job of not too many."""
+        return self.target_of(self._info_by_id[volume_id])
+
+    def target_of(self, info: VolumeInfo) -> Target:
         """Where a Volume's Labels go. The provenance holds no time: bytes must repeat."""
-        info = self._info_by_id[volume_id]
         return Target(
             LabelsSet(self.spec.labels, tuple(self._writers(info))),
             {
                 "model": self.model_name,
                 "bundle_hash": self.model_hash,
-                **self._versions(),
+                **({"version": self.version} if self.version else {}),
                 "input_hash": info.content_hash,
                 "inference": self.spec.inference.model_dump(mode="json"),
                 **({"overlapping": True} if self.bundle.activation == "sigmoid" else {}),
@@ -192,6 +222,20 @@ class SegmentJob:
         planner = self.planner(len(self.infos), num_replicas=num_replicas, on_gpus=on_gpus)
         return Plan(planner, infos)
 
+    def plan_without(
+        self, published: Set[str], *, num_replicas: int, on_gpus: bool = False
+    ) -> Plan:
+        """The Plan of all Volumes but some; of very many a LongPlan."""
+        if not self.volumes.are_many:
+            todo = [info for info in self.infos if info.id not in published]
+            return self.plan(todo, num_replicas=num_replicas, on_gpus=on_gpus)
+        planner = self.planner(len(self.volumes), num_replicas=num_replicas, on_gpus=on_gpus)
+        if planner.grid.orientation is None:
+            briefs: Iterable[VolumeBrief | VolumeInfo] = self.volumes.briefs(without=published)
+        else:  # needs the affine of each
+            briefs = (one for one in self.infos if one.id not in published)
+        return LongPlan(planner, briefs, self.volumes.fetch)
+
     def planner(self, num_volumes: int, *, num_replicas: int, on_gpus: bool = False) -> Planner:
         """The rules by which a Job's `num_volumes` Volumes are cut for `num_replicas` Replicas.
 
@@ -214,8 +258,7 @@ class SegmentJob:
         precision = resolve_precision(inference.precision, torch.device("cpu"))
         batch = (inference.batch_size, self.bundle.in_channels, *roi)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        with torch.device("meta"):
-            networks = [bundle.build_network() for bundle in self.bundles]
+        networks = [bundle.skeleton() for bundle in self.bundles]
         costs = [forward_cost(network, batch, dtype=dtype) for network in networks]
         return ModelCost(
             num_channels=self.bundle.in_channels,
@@ -238,7 +281,7 @@ class SegmentJob:
 
     def is_published(self, info: VolumeInfo) -> bool:
         """Whether readers see exactly the Labels that this Job would make."""
-        return self.target(info.id).labels.is_published()
+        return self.target_of(info).labels.is_published()
 
     def record(self) -> dict[str, Json]:
         """What the Job was asked for; with which weights, each entry of its Ledger says."""
@@ -272,17 +315,18 @@ class SegmentJob:
         truth, names = self.spec.truth, list(self.labels_classes)
         if truth is None:
             return {}
-        there = {name for info in self.infos for name in info.labels}
+        there = {name for brief in self.volumes.briefs() for name in brief.labels}
         own = overlapping_names(truth, self.bundle.classes)
         return {
             name: one if len(names) > 1 and one in there else truth
             for name, one in zip(names, own, strict=False)
         }
 
-    def _versions(self) -> dict[str, Json]:
-        """Which versions of a registry the Bundles are; nothing where all are folders."""
+    @property
+    def version(self) -> str:
+        """Which versions of a registry the Bundles are, joined by `+`; empty for folders."""
         versions = [model.version for model in self.models]
-        return {"version": "+".join(one or "?" for one in versions)} if any(versions) else {}
+        return "+".join(one or "?" for one in versions) if any(versions) else ""
 
     def _members(self) -> dict[str, Json]:
         """The provenance of an ensemble's members."""

@@ -39,6 +39,9 @@ WEIGHTS: dict[Kind, int] = {"replica": 5, "worker": 4, "driver": 1, "node": 1}
 
 MANY_ATTEMPTS = 1000  # kills are the soak's doing: no Block is to blame
 LOOK_S = 0.1
+NODE_GONE_S = 3.0
+"""After a kill until a node that was lost is replaced, as an autoscaler would."""
+
 ROUND_LIMIT_S = 900.0
 
 
@@ -166,6 +169,8 @@ class _Soak:
         self._kills: Counter[str] = Counter()
         self._driver: subprocess.Popen[bytes] | None = None
         self._number = 0
+        self._node_at = 0.0
+        self._next = self._draw()
         self._spec_path = folder / "spec.json"
         self._spec_path.write_text(spec.model_dump_json())
 
@@ -232,26 +237,32 @@ class _Soak:
                     f"round {self._number} of the soak has not ended {ROUND_LIMIT_S:.0f} s after"
                     f" the last kill; its driver's last words: {self._last_words()}"
                 )
-            if next_kill < time.monotonic() < hurt_until:
-                self._kill_one()
+            if next_kill < time.monotonic() < hurt_until and self._kill(self._next):
+                self._next = self._draw()
                 next_kill = time.monotonic() + self._pause()
+            if self._cluster.num_nodes < self._num_nodes and time.monotonic() > self._node_at:
+                self._cluster.add_node()
             time.sleep(LOOK_S)
-        while self._cluster.num_nodes < self._num_nodes:
-            self._cluster.add_node()
         return _Round.read(events)
 
     def _pause(self) -> float:
         return self._chance.expovariate(1 / self._mean_pause_s)
 
-    def _kill_one(self) -> None:
+    def _draw(self) -> Kind:
         kinds = list(WEIGHTS)
         (kind,) = self._chance.choices(kinds, [WEIGHTS[one] for one in kinds])
+        return kind
+
+    def _kill(self, kind: Kind) -> bool:
+        """Kill one of a kind; False where there is none yet: it is waited for."""
         if kind == "driver":
-            self._kills[kind] += self._kill_driver()
-            return
-        self._kills[kind] += self._cluster.kill(kind, self._chance)
-        if self._cluster.num_nodes < self._num_nodes and self._chance.random() < 0.5:
-            self._cluster.add_node()  # else one node less until the next kill
+            is_killed = self._kill_driver()
+        else:
+            is_killed = self._cluster.kill(kind, self._chance)
+        self._kills[kind] += is_killed
+        if is_killed and kind == "node":
+            self._node_at = time.monotonic() + NODE_GONE_S
+        return is_killed
 
     # ---- the driver -----------------------------------------------------------------------
 

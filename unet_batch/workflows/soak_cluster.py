@@ -22,7 +22,7 @@ OBJECT_STORE_BYTES = 200 * 2**20
 _QUICK = {  # a node that is gone is known to be after seconds, not half a minute
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 1000,
-    "health_check_failure_threshold": 3,
+    "health_check_failure_threshold": 10,
     "worker_niceness": 0,
 }
 
@@ -111,8 +111,7 @@ class HurtCluster:
     def _workers(self) -> list[psutil.Process]:
         """Processes that run tasks and actors, by age."""
         found = [process for node in self._cluster.worker_nodes for process in _below(node)]
-        workers = [process for process in found if _title(process).startswith("ray::")]
-        return sorted(workers, key=lambda one: one.pid)
+        return sorted(filter(_is_worker, found), key=lambda one: one.pid)
 
 
 def _below(node: Any) -> list[psutil.Process]:
@@ -127,8 +126,13 @@ def _below(node: Any) -> list[psutil.Process]:
 
 def _title(process: psutil.Process) -> str:
     with suppress(psutil.Error, IndexError):
-        return process.cmdline()[0]
+        return str(process.cmdline()[0])
     return ""
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    title = _title(process)  # a node goes with its agents: they are not killed alone
+    return title.startswith("ray::") and not title.split(":")[2].endswith("Agent")
 
 
 def _is_replica(process: psutil.Process) -> bool:

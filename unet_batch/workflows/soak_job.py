@@ -17,7 +17,7 @@ LARGE, SMALL = (200, 64, 64), (30, 30, 30)
 """Some are many Blocks long, and others are packed many to a Step."""
 
 
-def make_job(folder: Path, *, num_large: int = 6, num_small: int = 40) -> SegmentSpec:
+def make_job(folder: Path, *, num_large: int = 12, num_small: int = 60) -> SegmentSpec:
     """An Archive and a Bundle below `folder`, and the Spec that segments the one by the other."""
     archive = open_archive(folder / "archive", create=True)
     noise = np.random.default_rng(0)

@@ -16,12 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from unet_batch.errors import NotFoundError, SpecError, StoreError
+from unet_batch.errors import SpecError
 from unet_batch.planning.specs.base import SpecModel
 from unet_batch.planning.specs.kinds import anchored, job_id
-from unet_batch.storage import paths
-from unet_batch.storage.job_folder import JobFolder, SubmissionRecord
-from unet_batch.storage.stores import open_store
+from unet_batch.storage.archive import open_archive
+from unet_batch.storage.job_folder import JobFolder, SubmissionRecord, note_job
 from unet_batch.workflows.job_run import RESUME_VARIABLE, SUBMISSION_VARIABLE
 from unet_batch.workflows.jobs import is_alive
 from unet_batch.workflows.ray_jobs import RayJob, RayJobs
@@ -31,6 +30,7 @@ WITHOUT_RAY = frozenset({"export"})
 """Kinds of Job that run where they are called, and take no --ray."""
 
 POLL_S = 2.0
+OURSELVES = (sys.executable, "-c", "from unet_batch.cli.app import main; main()")
 MAX_SPEC_BYTES = 100_000
 """Of an environment variable Linux takes 128 KiB."""
 
@@ -61,7 +61,7 @@ def submit_to_ray(kind: str, spec: SpecModel, cluster: RayJobs) -> Submitted:
     Raises ClusterError where the cluster refuses.
     """
     spec = anchored(kind, spec)
-    job, archive = job_id(kind, spec), _archive_of(spec)
+    job, archive, text = job_id(kind, spec), _archive_of(spec), _text_of(spec)
     folder = _note(kind, spec)
     if found := _running(cluster, job, archive):
         return Submitted(job, archive, found.submission, cluster.address, is_new=False)
@@ -72,7 +72,7 @@ def submit_to_ray(kind: str, spec: SpecModel, cluster: RayJobs) -> Submitted:
         _entrypoint(kind),
         submission=submission,
         environment={
-            SPEC_VARIABLE: _text_of(spec),
+            SPEC_VARIABLE: text,
             SUBMISSION_VARIABLE: submission,
             RESUME_VARIABLE: "" if folder else "1",
         },
@@ -86,17 +86,19 @@ def submit_to_ray(kind: str, spec: SpecModel, cluster: RayJobs) -> Submitted:
 def submit_here(kind: str, spec: SpecModel) -> tuple[Submitted, subprocess.Popen[bytes] | None]:
     """Run a Spec on a Ray of its own, in a process that outlives this one; and that process.
 
-    None where the Job runs already.
+    None where the Job runs already. Raises NotFoundError where there is no Archive, unless the
+    Job is to make it.
     """
     spec = anchored(kind, spec)
     job, archive, folder = job_id(kind, spec), _archive_of(spec), _note(kind, spec)
+    if folder is None and kind != "ingest":
+        open_archive(archive)
     if folder and is_alive(folder):
         return Submitted(job, archive, "", is_new=False), None
     log = _log_folder() / f"{job}.log"
-    command = [sys.executable, "-c", "from unet_batch.cli.app import main; main()"]
     with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603 - ourselves
-            [*command, kind, "--spec", "/dev/stdin"],
+            [*OURSELVES, kind, "--spec", "/dev/stdin"],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
@@ -139,20 +141,7 @@ def exit_status(job: RayJob) -> int:
 
 
 def _note(kind: str, spec: SpecModel) -> JobFolder | None:
-    """The Job's record, and that it is wanted to run; None where the Archive is out of reach.
-
-    An Archive that is still to be made is out of reach too: its ingest notes itself.
-    """
-    store = open_store(_archive_of(spec))
-    folder = JobFolder(store, job_id(kind, spec))
-    try:
-        if not store.exists(paths.ARCHIVE_DOCUMENT):
-            return None
-        folder.begin(kind, spec.model_dump(mode="json"))
-        folder.want("run")
-    except (StoreError, NotFoundError):
-        return None
-    return folder
+    return note_job(_archive_of(spec), job_id(kind, spec), kind, spec.model_dump(mode="json"))
 
 
 def _running(cluster: RayJobs, job: str, archive: str) -> RayJob | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from unet_batch.evaluation.scores import Score
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.head import Head
 from unet_batch.inference.whole_volumes import WholeVolumes
@@ -24,7 +24,11 @@ from unet_batch.planning.specs.train import TrainSpec
 from unet_batch.storage.archive import open_archive
 from unet_batch.training.run import TrainOutcome, run_training
 from unet_batch.training.task import TrainTask, plan_training
-from unet_batch.training.validation import mean_dice
+from unet_batch.workflows.training_record import (
+    TrainingRecord,
+    named_scores,
+    summarise_scores,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,8 @@ class TrainSummary:
 
     Attributes
     ----------
-    scores: mean Dice over the held-back Volumes, `mean_dice` and `dice.<class>`.
+    scores: means over the held-back Volumes, such as `mean_dice` and `dice.<class>`;
+        `score_intervals` between what they lie.
     best_step: the step whose weights were kept, where early stopping chose them.
     losses: (step, loss) of the reported steps; `dice`: (step, mean Dice) of each validation.
     network_reasons: why network, roi and batch size are what they are, with `network.name: auto`.
@@ -46,6 +51,7 @@ class TrainSummary:
     train_volumes: tuple[str, ...]
     held_back_volumes: tuple[str, ...]
     scores: dict[str, float]
+    score_intervals: dict[str, tuple[float, float]]
     best_step: int | None
     losses: tuple[tuple[int, float], ...]
     dice: tuple[tuple[int, float], ...]
@@ -63,12 +69,13 @@ def train(spec: TrainSpec, *, listen: Listener = ignore) -> TrainSummary:
     name = _bundle_name(out)
     archive = open_archive(spec.archive)
     task = plan_training(archive, spec)
-    listen(JobStarted(name, "train", name, len(task.split.train), dataset=archive.name))
-    if task.network_reasons:
-        listen(NetworkDerived(task.network_reasons))
-    folder = out.absolute().parent / f".{out.name}.training"
-    outcome = run_training(task, segment=_segmenter(task), folder=folder, listen=listen)
-    bundle = _write_bundle(name, out, task, outcome)
+    with TrainingRecord(spec, name, listen=listen) as record:
+        record(JobStarted(name, "train", name, len(task.split.train), dataset=archive.name))
+        if task.network_reasons:
+            record(NetworkDerived(task.network_reasons))
+        folder = out.absolute().parent / f".{out.name}.training"
+        outcome = run_training(task, segment=_segmenter(task), folder=folder, listen=record)
+        bundle = _write_bundle(name, out, task, outcome, record)
     shutil.rmtree(folder, ignore_errors=True)
     seconds = time.monotonic() - start
     listen(JobFinished(name, seconds))
@@ -80,6 +87,7 @@ def train(spec: TrainSpec, *, listen: Listener = ignore) -> TrainSummary:
         train_volumes=task.split.train,
         held_back_volumes=task.split.held_back,
         scores=bundle.scores,
+        score_intervals=bundle.score_intervals,
         best_step=outcome.history.best_step,
         losses=tuple(outcome.history.losses),
         dice=tuple(outcome.history.dice),
@@ -101,7 +109,11 @@ def _segmenter(task: TrainTask) -> WholeVolumes:
     )
 
 
-def _write_bundle(name: str, out: Path, task: TrainTask, outcome: TrainOutcome) -> Bundle:
+def _write_bundle(
+    name: str, out: Path, task: TrainTask, outcome: TrainOutcome, record: TrainingRecord
+) -> Bundle:
+    volume_scores = [Score(**fields) for fields in outcome.history.volume_scores]
+    scores, intervals = named_scores(summarise_scores(volume_scores, task.spec))
     config = BundleConfig(
         name=name,
         network_name=task.spec.network.name,
@@ -114,25 +126,22 @@ def _write_bundle(name: str, out: Path, task: TrainTask, outcome: TrainOutcome) 
         intensity=task.spec.intensity,
         grid=task.grid,
         spacing_mm=task.spacing_mm,
-        scores=_scores(task, outcome),
+        scores=scores,
+        score_intervals=intervals,
         data_hashes=task.data_hashes,
         train_spec=task.spec.model_dump(mode="json"),
         network_reasons=task.network_reasons,
     ).trusting(trust_network=task.spec.trust_network)
     num = len(task.split.train)
     description = f"{config.network_name} trained on {num} Volumes in {outcome.num_steps} steps"
+    record.write(
+        config,
+        description,
+        volume_scores,
+        losses=outcome.history.losses,
+        dice=outcome.history.dice,
+    )
     return save_bundle(out, config, outcome.weights, description=description)
-
-
-def _scores(task: TrainTask, outcome: TrainOutcome) -> dict[str, float]:
-    """Scores that are known: a class that no held-back Volume has is left out."""
-    if not outcome.history.volume_dice:
-        return {}
-    mean, by_class = mean_dice(list(outcome.history.volume_dice.values()))
-    named = {"mean_dice": mean}
-    for one, dice in zip(task.table.foreground, by_class, strict=True):
-        named[f"dice.{one.name}"] = dice
-    return {key: value for key, value in named.items() if math.isfinite(value)}
 
 
 def _bundle_name(out: Path) -> str:

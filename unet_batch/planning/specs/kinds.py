@@ -44,7 +44,7 @@ class JobKind:
 KINDS: Mapping[str, JobKind] = {
     "ingest": JobKind(
         IngestSpec,
-        means=frozenset({"timeout_s", "window", "allow_quarantined"}),
+        means=frozenset({"staging", "timeout_s", "window", "allow_quarantined"}),
         places=("archive", "sources", "truth"),
     ),
     "segment": JobKind(

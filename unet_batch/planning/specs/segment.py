@@ -96,6 +96,15 @@ class ResourceSpec(SpecModel):
     memory_budget: Bytes = Field(2 * 2**30, ge=2**16, description="bytes a Replica may hold")
     window: int = Field(2, ge=1, description="Blocks in flight for each Replica")
     max_attempts: int = Field(3, ge=1, description="tries of a Block before quarantine")
+    price_per_hour: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="price of a Replica for an hour, for `plan`"
+    )
+    priority: int = Field(
+        0, ge=-100, le=100, description="among Jobs of one cluster the higher gets Replicas first"
+    )
+    share: float = Field(
+        1.0, gt=0, le=1000, description="weight among Jobs of the same priority: 3 to 1"
+    )
 
     @property
     def most_replicas(self) -> int | None:

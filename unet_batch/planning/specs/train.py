@@ -15,6 +15,8 @@ from unet_batch.planning.specs.recipe import (
     TrainingSpec,
     TrainResourceSpec,
 )
+from unet_batch.planning.specs.scoring import ScoringSpec
+from unet_batch.planning.specs.tracking import TrackingSpec
 from unet_batch.planning.where import WhereField
 
 AUTO: Literal["auto"] = "auto"
@@ -30,7 +32,7 @@ class SplitSpec(SpecModel):
 
 
 class NetworkSpec(SpecModel):
-    """A network and its arguments."""
+    """A network and its arguments; a name alone (`network: auto`) will do."""
 
     name: str = Field(
         "residual_unet",
@@ -44,6 +46,11 @@ class NetworkSpec(SpecModel):
     memory_budget: Bytes = Field(
         8 * 2**30, ge=2**20, description="name auto: bytes that a training step may take"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _derives_all_or_nothing(self) -> Self:
@@ -85,6 +92,10 @@ class TrainRecipe(SpecModel):
     augmentation: AugmentationSpec = AugmentationSpec()
     training: TrainingSpec = TrainingSpec()
     resources: TrainResourceSpec = TrainResourceSpec()
+    scoring: ScoringSpec = Field(
+        ScoringSpec(), description="of the held-back Volumes at the end: the Bundle's scores"
+    )
+    tracking: TrackingSpec = TrackingSpec()
 
     @property
     def tile(self) -> tuple[int, ...]:

@@ -1,0 +1,53 @@
+"""Engines give what the plain network gives, for the networks that are hardest to convert."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from unet_batch.inference import choosing
+from unet_batch.inference.choosing import choose_engine
+from unet_batch.inference.engine import Engine, Frame, TorchEngine
+from unet_batch.models.networks import build_network
+from unet_batch.planning.volume_info import Json
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "roi", "arguments"),
+    [
+        ("dynunet", (16, 16, 16), {"filters": [4, 8, 8], "deep_supervision": 1}),
+        ("segnet", (1, 16, 16), {"channels": [4, 8], "convs": [1, 1]}),
+        ("deepmedic", (17, 16, 16), {"channels": [4], "hidden": [4]}),
+    ],
+)
+def test_torch_and_openvino_give_the_plain_networks_logits(
+    name: str, roi: tuple[int, int, int], arguments: dict[str, Json]
+) -> None:
+    openvino = pytest.importorskip("unet_batch.inference.openvino_engine")
+    torch.manual_seed(0)
+    is_planar = roi[0] == 1
+    network = build_network(
+        name, spatial_dims=3 - is_planar, in_channels=1, out_channels=2, arguments=arguments
+    ).eval()
+    tiles = torch.randn(2, 1, *roi)
+    with torch.inference_mode():
+        plain = network(tiles.squeeze(2) if is_planar else tiles).reshape(2, 2, *roi)
+        frame = Frame(1, 2, roi, is_planar)
+        engines: list[Engine] = [
+            TorchEngine(network, frame, precision="fp32"),
+            openvino.OpenVinoEngine(network, frame, precision="fp32"),
+        ]
+        for engine in engines:
+            torch.testing.assert_close(engine.forward(tiles), plain, atol=1e-4, rtol=1e-4)
+
+
+def test_a_network_of_ones_own_is_never_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "has_openvino", lambda: True)
+    own = SimpleNamespace(network_name="my.networks:Own")
+    frame = Frame(1, 2, (8, 8, 8))
+    choice = choose_engine([own], frame, precision="fp32", device=CPU, batch_size=2)  # type: ignore[list-item]
+    assert (choice.kind, choice.seconds_per_tile) == ("torch", {})

@@ -1,0 +1,203 @@
+"""Calibration: how fast a Job's model runs on this machine, measured as a Replica runs it.
+
+A process of its own starts as a Replica does, loads the Bundles, and predicts a Block of a few
+tiles of noise, from raw voxels to labels. What it finds is kept with its circumstances (machine,
+threads, PyTorch, weights, inference), in `~/.cache/unet-batch`, for as long as they are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unet_batch.inference.block_pass import BlockOrder
+from unet_batch.inference.choosing import EngineKind, choose_engine
+from unet_batch.inference.engine import Frame
+from unet_batch.inference.model_address import load_model
+from unet_batch.inference.replica import Replica
+from unet_batch.models.process import tune_process
+from unet_batch.planning.prediction import Calibration
+from unet_batch.planning.specs.segment import InferenceSpec
+from unet_batch.planning.volume_info import ChannelStatistics, Json
+from unet_batch.tiling.blocks import BlockLayout
+from unet_batch.tiling.box import Box
+from unet_batch.tiling.grid import TileGrid
+from unet_batch.workflows.engine_choice import MEASURE_FROM_TILES
+from unet_batch.workflows.segment_job import SegmentJob
+
+TILES_ZYX, TILES_YX = (3, 2, 2), (1, 4, 3)
+"""Tiles of the Block that is predicted, of a network in space and of a planar one."""
+
+REPEATS = 2
+
+
+def calibrate(job: SegmentJob, *, num_tiles: int, num_threads: int) -> Calibration:
+    """The Calibration of a Job of `num_tiles`; measured where none is kept for these circumstances.
+
+    Raises what loading the Bundles raises.
+    """
+    chooses = job.spec.inference.engine == "auto" and num_tiles >= MEASURE_FROM_TILES
+    found = known_calibration(job, num_tiles=num_tiles, num_threads=num_threads)
+    if found is not None:
+        return found
+    circumstances = _circumstances(job, num_threads, chooses=chooses)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        measured = pool.submit(
+            _measure,
+            job.model_paths,
+            job.spec.inference,
+            job.roi_zyx,
+            num_threads=num_threads,
+            trust_network=job.spec.trust_network,
+            chooses=chooses,
+            began_at=time.time(),
+        ).result()
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    calibration = replace(measured, source=f"measured here at {at}", circumstances=circumstances)
+    _keep(calibration)
+    return calibration
+
+
+def known_calibration(job: SegmentJob, *, num_tiles: int, num_threads: int) -> Calibration | None:
+    """The Calibration that was kept for these circumstances, if one was."""
+    chooses = job.spec.inference.engine == "auto" and num_tiles >= MEASURE_FROM_TILES
+    path = _place(_circumstances(job, num_threads, chooses=chooses))
+    try:
+        return Calibration(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None  # none, or of another version of this program
+
+
+def _measure(
+    models: Sequence[str],
+    inference: InferenceSpec,
+    roi_zyx: tuple[int, int, int],
+    *,
+    num_threads: int,
+    trust_network: bool,
+    chooses: bool,
+    began_at: float,
+) -> Calibration:
+    """The figures of a Calibration; to be called first in a new process, begun `began_at`."""
+    loaded_s = time.time() - began_at
+    engine: EngineKind = "torch" if inference.engine == "auto" else inference.engine
+    started = time.perf_counter()
+    if chooses:
+        engine = _choose(models, inference, roi_zyx, num_threads, trust_network=trust_network)
+    choice_s = time.perf_counter() - started
+    replica = Replica(
+        models,
+        inference,
+        roi_zyx=roi_zyx,
+        engine=engine,
+        num_threads=num_threads,
+        trust_network=trust_network,
+    )
+    name = replica.warm_up()
+    start_s = loaded_s + time.perf_counter() - started - choice_s
+    base_bytes = 1024 * getrusage(RUSAGE_SELF).ru_maxrss
+    order, voxels_czyx = _block(replica.num_channels, inference, roi_zyx)
+    pieces = [(Box.from_shape(voxels_czyx.shape), voxels_czyx)]
+    pace = min(replica.seconds_per_tile(order, pieces) for _ in range(REPEATS))
+    return Calibration(
+        seconds_per_tile=pace,
+        start_s=start_s,
+        choice_s=choice_s if chooses else 0.0,
+        base_bytes=base_bytes,
+        engine=name,
+    )
+
+
+def _choose(
+    models: Sequence[str],
+    inference: InferenceSpec,
+    roi_zyx: tuple[int, int, int],
+    num_threads: int,
+    *,
+    trust_network: bool,
+) -> EngineKind:
+    tune_process(num_threads)
+    bundles = [load_model(model, trust_network=trust_network) for model in models]
+    return choose_engine(
+        bundles,
+        Frame.of(bundles[0], roi_zyx),
+        precision=inference.precision,
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        batch_size=inference.batch_size,
+        mirror=inference.mirror,
+    ).kind
+
+
+def _block(
+    num_channels: int, inference: InferenceSpec, roi_zyx: tuple[int, int, int]
+) -> tuple[BlockOrder, NDArray[np.int16]]:
+    """A Block of a few tiles, and int16 noise for it as a scanner's (c, z, y, x)."""
+    counts = TILES_YX if roi_zyx[0] == 1 else TILES_ZYX
+    stride = [max(1, int(n * (1 - inference.overlap))) for n in roi_zyx]
+    shape = tuple(
+        n + (count - 1) * step for n, count, step in zip(roi_zyx, counts, stride, strict=True)
+    )
+    layout = BlockLayout.whole(TileGrid.of(shape, roi_zyx, inference.overlap))
+    noise = np.random.default_rng(0).integers(-1000, 1000, (num_channels, *shape), np.int16)
+    one = ChannelStatistics(
+        -1000, 1000, 0, 577, {0.5: -990, 50: 0, 99.5: 990}, 0.5, 500, 288, num_nonfinite=0
+    )
+    order = BlockOrder("noise", layout, layout.blocks(0)[0], (one,) * num_channels)
+    return order, noise
+
+
+def _circumstances(job: SegmentJob, num_threads: int, *, chooses: bool) -> dict[str, Json]:
+    """All that decides how fast tiles are predicted, but for other work on the machine."""
+    has_gpu = torch.cuda.is_available()
+    return {
+        "machine": _processor(),
+        "gpu": torch.cuda.get_device_name() if has_gpu else "",
+        "threads": num_threads,
+        "torch": torch.__version__,
+        "program": Calibration.__module__ + " 1",
+        "model": job.model_hash,
+        "inference": job.spec_hash,
+        "engines_compared": chooses,
+    }
+
+
+def _processor() -> str:
+    """The processor's name, and how many there are."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{os.cpu_count()} x {name}"
+
+
+def _place(circumstances: Mapping[str, Json]) -> Path:
+    digest = hashlib.sha256(json.dumps(circumstances, sort_keys=True).encode()).hexdigest()[:16]
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "unet-batch" / f"calibration-{digest}.json"
+
+
+def _keep(calibration: Calibration) -> None:
+    """Store the figures for the next time; where that cannot be, they are measured again."""
+    path = _place(calibration.circumstances)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{os.getpid()}-{path.name}")
+        unfinished.write_text(json.dumps(asdict(calibration), indent=1), encoding="utf-8")
+        unfinished.replace(path)
