@@ -363,16 +363,16 @@ def main() -> int:
     number = 10_000 if options.quick else 100_000
     main_result = simulate(infos(number), replicas=64, tile_s=TILE_S, ray=ray)
     print(table([main_result]), flush=True)
-    few, small = infos(number // 10), crops(number // 2)
+    few, small = infos(number // 10), crops(6 * number // 10)
     sweep = [
         simulate(few, replicas=replicas, tile_s=tile_s, ray=ray)
         for tile_s in (TILE_S, 0.01, 0.003)
         for replicas in REPLICAS
     ]
     sweep += [
-        partitioned(small, replicas=replicas, drivers=drivers, tile_s=0.01, ray=ray)
+        partitioned(small, replicas=replicas, drivers=drivers, tile_s=TILE_S, ray=ray)
         for drivers in (1, 4)
-        for replicas in REPLICAS
+        for replicas in REPLICAS[2:]
     ]
     print(table(sweep))
     options.out.mkdir(parents=True, exist_ok=True)

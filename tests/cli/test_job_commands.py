@@ -22,7 +22,7 @@ from unet_batch.monitoring.snapshot import progress_to_json
 from unet_batch.monitoring.tally import Tally
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.storage.archive import open_archive
-from unet_batch.storage.job_folder import JobFolder, Snapshot, now
+from unet_batch.storage.job_folder import JobFolder, Snapshot, SubmissionRecord, now
 from unet_batch.storage.ledger import Ledger, LedgerEntry
 from unet_batch.storage.stores import open_store
 
@@ -118,6 +118,14 @@ def test_the_last_lines_of_a_job_whose_cluster_is_gone_are_there(folder: JobFold
     assert run("logs", NAME) == "begun\nquarantined: b\n"
     folder.put_snapshot(snapshot("done"))
     assert run("logs", NAME, "-f") == "begun\nquarantined: b\n"
+
+
+def test_the_output_of_a_process_of_this_machine_is_shown_whole(
+    folder: JobFolder, tmp_path: Path
+) -> None:
+    (tmp_path / "job.log").write_text("unet-batch: no Bundle there\n")
+    folder.submitted(SubmissionRecord("process 7", log=str(tmp_path / "job.log")))
+    assert run("logs", NAME) == "unet-batch: no Bundle there\n"
 
 
 def test_an_archive_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from unet_batch.monitoring.events import (
     NetworkDerived,
     QueueChanged,
     StageTimed,
+    StoppedEarly,
     TrainStep,
     VolumeFinished,
     Warned,
@@ -110,6 +111,14 @@ def test_why_a_network_was_derived_is_printed_and_stays() -> None:
         display(NetworkDerived(("tile 40x56x40: the median", "batch 5: a twentieth")))
     lines = console.file.getvalue().splitlines()
     assert lines == ["network: tile 40x56x40: the median", "network: batch 5: a twentieth"]
+
+
+def test_an_early_stop_is_printed_and_stays() -> None:
+    console = JobConsole(file=io.StringIO(), width=120, force_terminal=False)
+    with ProgressDisplay(console=console, clock=Clock()) as display:
+        display(StoppedEarly(500, 300, 0.81234))
+    line = "stopped early at step 500: no validation beat Dice 0.812 of step 300"
+    assert console.file.getvalue().splitlines() == [line]
 
 
 def test_a_terminal_gets_the_live_view() -> None:

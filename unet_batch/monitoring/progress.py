@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from unet_batch.monitoring.events import Event, NetworkDerived, Outcome, Warned
+from unet_batch.monitoring.events import Event, NetworkDerived, Outcome, StoppedEarly, Warned
 from unet_batch.monitoring.tally import Progress, Tally
 
 LINE_EVERY_S = 30.0
@@ -122,6 +122,9 @@ def _lines_of(event: Event) -> list[str]:
     match event:
         case Warned():
             return [f"warning: {event.text}"]
+        case StoppedEarly():
+            best = f"{event.dice:.3f} of step {event.best_step}"
+            return [f"stopped early at step {event.step}: no validation beat Dice {best}"]
         case NetworkDerived():
             return [f"network: {reason}" for reason in event.reasons]
         case _:

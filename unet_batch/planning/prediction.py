@@ -1,8 +1,8 @@
 """Prediction: what a segment Job will take in time, memory, bytes and money; and what it took.
 
-    seconds = start + measuring engines + tiles x seconds a tile / Replicas + the rest / Replicas
+    seconds = start + decisions + tiles x seconds a tile / Replicas + the rest / Replicas
 
-The first factors are measured on the machine at hand (`Calibration`); the rest is what every
+The first three are measured on the machine at hand (`Calibration`); the rest is what every
 Volume costs beside its tiles: being read, planned, dispatched, written and published.
 """
 
@@ -28,7 +28,8 @@ class Calibration:
     Attributes
     ----------
     seconds_per_tile: of a Replica, with all that is done to a tile.
-    start_s: until a new Replica is ready; `choice_s` what measuring the engines takes before.
+    start_s: until a new Replica is ready; `choice_s` what measuring the engines takes before,
+        `check_s` what holding bfloat16 against float32 takes after.
     base_bytes: memory of a Replica before it holds any voxels.
     engine: what ran.
     source: where the figures come from, in words.
@@ -38,6 +39,7 @@ class Calibration:
     seconds_per_tile: float
     start_s: float = 0.0
     choice_s: float = 0.0
+    check_s: float = 0.0
     base_bytes: int = 0
     engine: str = ""
     source: str = "given"
@@ -107,7 +109,8 @@ def predict(
         + work.num_volumes * VOLUME_S
         + (work.bytes_read + work.bytes_written) / BYTES_PER_SECOND
     )
-    seconds = calibration.start_s + calibration.choice_s + busy_s / num_replicas
+    start_s = calibration.start_s + calibration.choice_s + calibration.check_s
+    seconds = start_s + busy_s / num_replicas
     memory = calibration.base_bytes + work.block_bytes
     return account(moved, seconds, memory, num_replicas, price)
 

@@ -26,10 +26,11 @@ import torch
 from numpy.typing import NDArray
 
 from unet_batch.inference.block_pass import BlockOrder
-from unet_batch.inference.choosing import EngineKind, choose_engine
+from unet_batch.inference.choosing import EngineKind, choose_engine, load_engine
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.model_address import load_model
-from unet_batch.inference.replica import Replica
+from unet_batch.inference.replica import TILES_COMPARED, Replica
+from unet_batch.models.precision import resolve_precision
 from unet_batch.models.process import tune_process
 from unet_batch.planning.prediction import Calibration
 from unet_batch.planning.specs.segment import InferenceSpec
@@ -43,7 +44,8 @@ from unet_batch.workflows.segment_job import SegmentJob
 TILES_ZYX, TILES_YX = (3, 2, 2), (1, 4, 3)
 """Tiles of the Block that is predicted, of a network in space and of a planar one."""
 
-REPEATS = 2
+REPEATS = 4
+"""The first takes the memory that the others find taken; the fastest is undisturbed."""
 
 
 def calibrate(job: SegmentJob, *, num_tiles: int, num_threads: int) -> Calibration:
@@ -119,6 +121,7 @@ def _measure(
         seconds_per_tile=pace,
         start_s=start_s,
         choice_s=choice_s if chooses else 0.0,
+        check_s=_check_s(models, inference, roi_zyx, trust_network=trust_network),
         base_bytes=base_bytes,
         engine=name,
     )
@@ -142,6 +145,27 @@ def _choose(
         batch_size=inference.batch_size,
         mirror=inference.mirror,
     ).kind
+
+
+def _check_s(
+    models: Sequence[str],
+    inference: InferenceSpec,
+    roi_zyx: tuple[int, int, int],
+    *,
+    trust_network: bool,
+) -> float:
+    """What holding bfloat16 against float32 takes; nothing where there is none."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if inference.precision != "auto" or resolve_precision("auto", device) == "fp32":
+        return 0.0
+    bundles = [load_model(model, trust_network=trust_network) for model in models]
+    started = time.perf_counter()
+    engine = load_engine(
+        "torch", bundles, Frame.of(bundles[0], roi_zyx), precision="fp32", device=device
+    )
+    with torch.inference_mode():
+        engine.forward(engine.tiles(TILES_COMPARED).zero_())
+    return time.perf_counter() - started
 
 
 def _block(

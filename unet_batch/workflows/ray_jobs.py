@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import aiohttp
 import requests
 from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -23,6 +25,9 @@ from unet_batch.errors import ClusterError, NotFoundError, SpecError
 TOKEN_VARIABLE = "RAY_AUTH_TOKEN"  # noqa: S105 - where it is, not what it is
 TOKEN_PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"  # noqa: S105
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
+
+ERRORS = (RuntimeError, ValueError, OSError, requests.RequestException, aiohttp.ClientError)
+"""What Ray's client raises where the server refuses, or is not there."""
 
 RayState = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
 
@@ -114,7 +119,7 @@ class RayJobs:
         """What the driver says, as it says it, until it ends."""
         lines = self._client.tail_job_logs(submission)
         with self._errors(submission), asyncio.Runner() as runner:
-            while (text := runner.run(anext(lines, None))) is not None:
+            while (text := runner.run(_next(lines))) is not None:
                 yield text
 
     def stop(self, submission: str) -> None:
@@ -126,7 +131,7 @@ class RayJobs:
     def _errors(self, submission: str = "") -> Iterator[None]:
         try:
             yield
-        except (RuntimeError, ValueError, OSError, requests.RequestException) as error:
+        except ERRORS as error:
             raise self._translated(str(error), submission) from error
 
     def _translated(self, text: str, submission: str) -> ClusterError | NotFoundError:
@@ -148,6 +153,12 @@ class RayJobs:
                 " forgets; what became of the Job stands with its Archive"
             )
         return ClusterError(f"{where} does not do what was asked: {text.strip()[:500]}")
+
+
+async def _next(lines: AsyncIterator[str]) -> str | None:
+    with warnings.catch_warnings():  # ray 2.60 calls aiohttp in a way that is deprecated
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return await anext(lines, None)
 
 
 def _path_of_environment() -> Path | None:
