@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -344,6 +344,17 @@ def partitioned(
     )
 
 
+def reach(number: int, ray: RayCost) -> Iterator[Result]:
+    """How far one Driver reaches, and several."""
+    few, small = infos(number // 10), crops(3 * number // 10)
+    for tile_s in (TILE_S, 0.01, 0.003):
+        for replicas in REPLICAS:
+            yield simulate(few, replicas=replicas, tile_s=tile_s, ray=ray)
+    for drivers in (1, 4):
+        for replicas in REPLICAS[1:]:
+            yield partitioned(small, replicas=replicas, drivers=drivers, tile_s=TILE_S, ray=ray)
+
+
 def main() -> int:
     """Print the tables, draw the plot; 1 where a goal is missed."""
     parser = argparse.ArgumentParser()
@@ -363,18 +374,10 @@ def main() -> int:
     number = 10_000 if options.quick else 100_000
     main_result = simulate(infos(number), replicas=64, tile_s=TILE_S, ray=ray)
     print(table([main_result]), flush=True)
-    few, small = infos(number // 10), crops(6 * number // 10)
-    sweep = [
-        simulate(few, replicas=replicas, tile_s=tile_s, ray=ray)
-        for tile_s in (TILE_S, 0.01, 0.003)
-        for replicas in REPLICAS
-    ]
-    sweep += [
-        partitioned(small, replicas=replicas, drivers=drivers, tile_s=TILE_S, ray=ray)
-        for drivers in (1, 4)
-        for replicas in REPLICAS[2:]
-    ]
-    print(table(sweep))
+    sweep = []
+    for one in reach(number, ray):
+        sweep.append(one)
+        print(table([one]).splitlines()[-1], flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     draw(sweep, options.out / "scale.svg")
     content = {"main": asdict(main_result), "sweep": [asdict(one) for one in sweep]}

@@ -139,7 +139,7 @@ def main() -> int:
     """Print the table; 1 where the goal is missed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--set", action="append", default=[])
     arguments = parser.parse_args()
     tune_process(torch.get_num_threads())

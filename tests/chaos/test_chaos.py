@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from unet_batch.inference import driver
 from unet_batch.inference.workforce import RayWorkforce
 from unet_batch.monitoring.events import Event, ReplicaLost, StageTimed, VolumeFinished
 from unet_batch.planning.specs.segment import SegmentSpec
+from unet_batch.storage import who
 from unet_batch.storage.archive import open_archive
+from unet_batch.workflows import segment as segment_module
 from unet_batch.workflows.job_run import JobRun
 from unet_batch.workflows.segment import segment
 
@@ -215,21 +218,28 @@ def test_two_drivers_of_one_job(undisturbed: Undisturbed, fresh: SegmentSpec) ->
     tell("two drivers of one Job", "the second was refused, and told who has it", "nothing")
 
 
+class Backwards(datetime):
+    """A clock that is an hour further back at every look."""
+
+    looks = 0
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:
+        cls.looks += 1
+        return datetime.now(tz) - timedelta(hours=cls.looks)
+
+
 def test_the_clock_steps_back(
     undisturbed: Undisturbed, fresh: SegmentSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, steps = time.time, Counter[str]()
-
-    def backwards() -> float:
-        steps["calls"] += 1
-        return real() - 3600 * steps["calls"]
-
-    monkeypatch.setattr(time, "time", backwards)
+    for module in (segment_module, who):
+        monkeypatch.setattr(module, "datetime", Backwards)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
     with JobRun("segment", fresh) as run:
         summary = segment(fresh, listen=run)
     again = segment(fresh)
     monkeypatch.undo()
-    assert steps["calls"] > 0
+    assert Backwards.looks > 11
     assert (summary.done, again.skipped, summary.quarantined) == (11, 11, {})
     assert is_as_undisturbed(fresh, undisturbed)
     tell("the clock an hour back at every look", "nothing: no decision asks it", "nothing")

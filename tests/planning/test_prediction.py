@@ -8,6 +8,7 @@ import pytest
 
 from unet_batch.planning.prediction import (
     BYTES_PER_SECOND,
+    JOB_S,
     VOLUME_S,
     Account,
     Calibration,
@@ -18,13 +19,13 @@ from unet_batch.planning.prediction import (
 )
 
 WORK = Work(num_volumes=10, num_tiles=640, bytes_read=6 * 10**8, bytes_written=3 * 10**8)
-PACE = Calibration(0.05, start_s=4.0, choice_s=6.0, base_bytes=5 * 10**8)
+PACE = Calibration(0.05, start_s=4.0, choice_s=5.0, check_s=1.0, base_bytes=5 * 10**8)
 
 
 def test_time_is_what_its_parts_take() -> None:
     found = predict(replace(WORK, block_bytes=10**8), PACE, num_replicas=1, price=None)
     busy_s = 640 * 0.05 + 10 * VOLUME_S + 9 * 10**8 / BYTES_PER_SECOND
-    assert found.seconds == pytest.approx(10 + busy_s)
+    assert found.seconds == pytest.approx(JOB_S + 10 + busy_s)
     assert found.memory_bytes == 6 * 10**8
     assert (found.tiles, found.bytes_read, found.bytes_written) == (640, 6 * 10**8, 3 * 10**8)
     assert found.cost is None
@@ -33,7 +34,8 @@ def test_time_is_what_its_parts_take() -> None:
 def test_replicas_share_the_work_but_not_their_start_and_all_are_paid() -> None:
     one, four = (predict(WORK, PACE, num_replicas=n, price=2.5) for n in (1, 4))
     assert one.seconds is not None
-    assert four.seconds == pytest.approx(10 + (one.seconds - 10) / 4)
+    start_s = JOB_S + 10
+    assert four.seconds == pytest.approx(start_s + (one.seconds - start_s) / 4)
     assert four.cost == pytest.approx(4 * 2.5 * four.seconds / 3600)
     assert four.replica_hours == pytest.approx(4 * four.seconds / 3600)
 

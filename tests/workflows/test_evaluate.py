@@ -132,10 +132,15 @@ def test_events_tell_each_volume_once_and_each_class(archive: Archive, local_ray
     heard: list[Event] = []
     evaluate(spec_of(archive), listen=heard.append)
     assert isinstance(heard[0], JobStarted)
-    assert heard[0].num_volumes == 2
+    assert heard[0].num_volumes == 4
     assert isinstance(heard[-1], JobFinished)
     finished = {e.volume_id: e.outcome for e in heard if isinstance(e, VolumeFinished)}
-    assert finished == {"good": "done", "poor": "done"}
+    assert finished == {
+        "good": "done",
+        "poor": "done",
+        "unlabelled": "skipped",
+        "untrue": "skipped",
+    }
     scored = {(e.volume_id, e.class_name): e.dice for e in heard if isinstance(e, Scored)}
     assert scored["poor", "liver"] == 0.5
     assert np.isnan(scored["poor", "tumour"])

@@ -13,6 +13,7 @@ from unet_batch.formats.scan import Scan
 from unet_batch.inference.pool import ReplicaSize
 from unet_batch.models.bundle import BundleConfig, save_bundle
 from unet_batch.monitoring.events import StageTimed
+from unet_batch.planning.prediction import JOB_S
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import open_archive
@@ -57,7 +58,7 @@ def test_a_given_pace_says_time_bytes_and_cost(spec: SegmentSpec) -> None:
     predicted = found.predicted
     assert (predicted.bytes_read, predicted.bytes_written) == (2 * voxels, voxels)
     assert predicted.tiles == found.tiles_left == found.num_tiles > 30
-    assert predicted.seconds == pytest.approx(predicted.tiles * 10 / 2, rel=0.01)
+    assert predicted.seconds == pytest.approx(JOB_S + predicted.tiles * 10 / 2, rel=0.01)
     assert found.predicted_s == predicted.seconds
     assert predicted.cost == pytest.approx(2 * 2.5 * predicted.seconds / 3600)
     assert predicted.memory_bytes is not None

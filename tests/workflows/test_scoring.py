@@ -1,4 +1,4 @@
-"""Which Volumes can be scored, counted Shard by Shard on Ray, one broken Volume at a time."""
+"""Volumes scored Shard by Shard, on Ray and without, one broken Volume at a time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unet_batch.errors import MemoryBudgetError, SpecError
+from unet_batch.errors import MemoryBudgetError
 from unet_batch.evaluation.measuring import Scoring, score_masks
 from unet_batch.formats.scan import Mask, Scan
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.storage.layout import Layout
-from unet_batch.workflows.scoring import LabelsPair, score_pair, score_pairs, select_pairs
+from unet_batch.storage.volume import Labels
+from unet_batch.tiling.box import Box
+from unet_batch.workflows.pairs import LabelsPair
+from unet_batch.workflows.scoring import score_pair, score_pairs, select_pairs
 
 SHAPE = (6, 10, 12)
 AFFINE = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 1]], dtype=np.float64)
@@ -45,38 +48,7 @@ def archive(tmp_path: Path) -> Archive:
     archive = open_archive(tmp_path / "archive", create=True)
     add(archive, "both", net=organ(depth=4), truth=organ())
     add(archive, "no_truth", net=organ())
-    add(archive, "no_mask", truth=organ())
-    add(archive, "neither")
     return archive
-
-
-def test_every_volume_is_either_a_pair_or_named_as_missing(archive: Archive) -> None:
-    selection = select_pairs(archive, ["*"], labels="net", truth="truth")
-    assert [pair.info.id for pair in selection.pairs] == ["both"]
-    assert selection.without_truth == ("no_truth",)
-    assert sorted(selection.without_labels) == ["neither", "no_mask"]
-
-
-def test_without_a_truth_the_labels_suffice(archive: Archive) -> None:
-    selection = select_pairs(archive, ["*"], labels="net", truth=None)
-    assert [pair.info.id for pair in selection.pairs] == ["both", "no_truth"]
-
-
-def test_patterns_narrow_the_volumes(archive: Archive) -> None:
-    selection = select_pairs(archive, ["b*", "no_mask"], labels="net", truth="truth")
-    assert len(selection.pairs) == 1
-    assert selection.without_labels == ("no_mask",)
-
-
-def test_nothing_to_score_names_the_labels_there_are(archive: Archive) -> None:
-    with pytest.raises(SpecError, match=r"none of the 4 Volumes.*'nett'.*net, truth"):
-        select_pairs(archive, ["*"], labels="nett", truth="truth")
-
-
-def test_a_volume_is_cut_into_its_shards(archive: Archive) -> None:
-    (pair,) = select_pairs(archive, ["both"], labels="net", truth="truth").pairs
-    assert sum(region.num_voxels for region in pair.regions) == np.prod(SHAPE)
-    assert len(pair.regions) == 8
 
 
 @pytest.mark.ray
@@ -135,3 +107,19 @@ def test_without_a_truth_one_mask_is_read_and_its_volume_known(archive: Archive)
     (pair,) = select_pairs(archive, ["no_truth"], labels="net", truth=None).pairs
     (score,) = score_pair(pair).scores
     assert (score.predicted_voxels, score.dice, score.true_ml) == (3 * 120, None, None)
+
+
+def test_each_shard_of_both_masks_is_read_once_and_alone(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[tuple[str, Box]] = []
+
+    def read(labels: Labels, region: Box) -> NDArray[np.uint8]:
+        reads.append((labels.name, region))
+        return labels.stored[region.slices]
+
+    monkeypatch.setattr("unet_batch.workflows.scoring._read", read)
+    (pair,) = select_pairs(archive, ["both"], labels="net", truth="truth").pairs
+    score_pair(pair)
+    assert sorted(reads) == sorted((n, r) for n in ("net", "truth") for r in pair.regions)
+    assert max(region.num_voxels for _, region in reads) == 3 * 5 * 6

@@ -30,7 +30,7 @@ from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.training.run import TrainOutcome
 from unet_batch.training.task import plan_training
 from unet_batch.training.worker import History
-from unet_batch.workflows.train import _write_bundle, train
+from unet_batch.workflows.train import _segmenter, _write_bundle, train
 from unet_batch.workflows.training_record import TrainingRecord
 
 CLASSES = (LabelClass(0, "background"), LabelClass(4, "cube"))
@@ -173,6 +173,7 @@ def test_the_bundle_keeps_the_grid_that_it_was_trained_on(tmp_path: Path) -> Non
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_as_many_workers_as_there_is_room_for_stop_early_with_overlapping_classes(
     tmp_path: Path,
@@ -204,3 +205,18 @@ def test_as_many_workers_as_there_is_room_for_stop_early_with_overlapping_classe
     assert bundle.activation == "sigmoid"
     assert [(one.value, one.name) for one in bundle.classes] == [(1, "any"), (2, "cube")]
     assert {"dice.any", "dice.cube"} <= set(summary.scores)
+
+
+def test_a_sigmoids_bundle_has_its_regions_for_classes(tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "archive", num=2)
+    changes = {"activation": "sigmoid", "regions": {"any": (4,), "cube": (4,)}}
+    spec = make_spec(archive, tmp_path / "cube").model_copy(update=changes)
+    task = plan_training(archive, spec)
+    network = task.network()
+    outcome = TrainOutcome(network.target(**network.arguments).state_dict(), History(), 1)
+    with TrainingRecord(spec, "cube", listen=ignore) as record:
+        bundle = _write_bundle("cube", tmp_path / "cube", task, outcome, record)
+    assert bundle.activation == "sigmoid"
+    assert [(one.value, one.name) for one in bundle.classes] == [(1, "any"), (2, "cube")]
+    head = _segmenter(task).head
+    assert (head.activation, head.class_values) == ("sigmoid", (1, 2))

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 def ingest(
     sources: Annotated[
-        list[str] | None, typer.Argument(help="Files, folders or quoted patterns of scans.")
+        list[str] | None,
+        typer.Argument(help="Files, folders, URLs of buckets, or quoted patterns of scans."),
     ] = None,
     archive: ArchiveOption = None,
     truth: Annotated[
@@ -62,10 +63,10 @@ def ingest(
 ) -> None:
     """Turn scans into Volumes of an Archive.
 
-    Folders are searched for DICOM series (also in zips), NIfTI, NRRD, MetaImage, TIFF, PNG
-    and OME-Zarr, which is taken in place, also from a bucket. A mask with the file name of a
-    scan becomes its Labels NAME; it may also be a DICOM SEG or RTSTRUCT. What cannot be read
-    is named, and the others go on.
+    Folders, and buckets (s3://, gs://, az://), are searched for DICOM series (also in zips),
+    NIfTI, NRRD, MetaImage, TIFF, PNG and OME-Zarr, which is taken in place. A mask with the
+    file name of a scan becomes its Labels NAME; it may also be a DICOM SEG or RTSTRUCT. What
+    cannot be read is named, and the others go on.
 
     `unet-batch ingest scans/ --archive my-archive --truth reference=masks/`
     """

@@ -264,7 +264,7 @@ class Driver:
             key = BlockKey(order.volume_id, order.block.sweep, order.block.number)
             for cell in order.layout.cells(order.block):
                 ref = next(remaining)
-                if key in failed:
+                if key in failed or self._schedule.is_closed(key.volume_id):
                     continue
                 if cell.is_seam:
                     self._held.keep_sums(order.volume_id, cell.box, key.sweep, ref)
@@ -304,7 +304,8 @@ class Driver:
             yield SeamLost(volume_id, cell, done)
             return
         self._listen(events.StageTimed("stitch", done.seconds, done.num_bytes))
-        self._keep_labels(volume_id, cell.box, labels)
+        if not self._schedule.is_closed(volume_id):
+            self._keep_labels(volume_id, cell.box, labels)
         for reason in done.failures.values():
             yield VolumeFailed(volume_id, reason)
         yield WasStitched(volume_id, cell)

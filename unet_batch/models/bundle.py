@@ -5,9 +5,10 @@
     │   ├── metadata.json       what MONAI's schema asks for
     │   ├── inference.json      from NIfTI to masks with MONAI's own tools
     │   └── unet_batch.json     our typed part (`BundleConfig`): the only one read here
-    └── models/
-        ├── model.safetensors   the weights that are read here
-        └── model.pt            the same state_dict, for MONAI's own tools
+    ├── models/
+    │   ├── model.safetensors   the weights that are read here
+    │   └── model.pt            the same state_dict, for MONAI's own tools
+    └── docs/, logs/            for people: card, curves and scores of the training, if it was ours
 
 MONAI's configs can evaluate expressions (GHSA-873f-pvrv-4x83), and `.pt` is a pickle: a
 Bundle may come from anywhere, so neither is ever opened here.

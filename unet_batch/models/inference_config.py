@@ -40,6 +40,13 @@ def inference_config(config: BundleConfig) -> Item:
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1},
         "inferer": _inferer(config),
         "postprocessing": _compose(_postprocessing(config)),
+        **_running(),
+    }
+
+
+def _running() -> Item:
+    """What goes over the scans: `run`, or an `evaluator` of pytorch-ignite."""
+    return {
         "handlers": [
             {
                 "_target_": "CheckpointLoader",

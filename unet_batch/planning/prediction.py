@@ -17,6 +17,11 @@ from unet_batch.planning.volume_info import Json
 VOLUME_S = 0.01
 """A Replica's seconds for each Volume beside its tiles: the bench's archive of 500 of 40³."""
 
+JOB_S = 5.0
+"""What a Job waits for beside: Ray's own processes that start and import what they need, the
+first Block, the last Labels. On two cores two Jobs took 12.7 s beside their tiles, of which 7.4 s
+were measured when they were calibrated."""
+
 BYTES_PER_SECOND = 3e8
 """Decoded voxels and encoded labels a second of a Replica's cores; measured on two of them."""
 
@@ -109,7 +114,7 @@ def predict(
         + work.num_volumes * VOLUME_S
         + (work.bytes_read + work.bytes_written) / BYTES_PER_SECOND
     )
-    start_s = calibration.start_s + calibration.choice_s + calibration.check_s
+    start_s = JOB_S + calibration.start_s + calibration.choice_s + calibration.check_s
     seconds = start_s + busy_s / num_replicas
     memory = calibration.base_bytes + work.block_bytes
     return account(moved, seconds, memory, num_replicas, price)

@@ -114,6 +114,10 @@ class Schedule:
         """Replicas that there is work for; None: as many as can be had."""
         return max(1, len(self._chains)) if self._is_drained else None
 
+    def is_closed(self, volume_id: str) -> bool:
+        """Whether a Volume has its outcome; what still comes of it is for nobody."""
+        return volume_id in self._closed
+
     def start(self, *, num_replicas: int) -> list[Instruction]:
         """The first reads: enough for `num_replicas` that are still loading."""
         return list(self._fill(num_replicas * self._window))

@@ -15,7 +15,6 @@ from unet_batch.evaluation.checks import (
     rank_of,
 )
 from unet_batch.evaluation.placement import Placement
-from unet_batch.planning.volume_info import LabelClass, VolumeInfo
 from unet_batch.workflows.scoring import ScoredVolume
 
 
@@ -27,33 +26,47 @@ class CheckedVolume:
     findings: tuple[Finding, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is kept of one Volume: no more, for there may be a hundred thousand."""
+
+    volume_id: str
+    affine: tuple[float, ...]
+    shape_zyx: tuple[int, int, int]
+    placements: Mapping[int, Placement]
+
+
 class ArchiveCheck:
     """The odd Volumes among those that were added; holds some 300 bytes a Volume and class."""
 
     def __init__(self) -> None:
-        self._volumes: list[tuple[VolumeInfo, tuple[Placement, ...], tuple[LabelClass, ...]]] = []
+        self._volumes: list[_Known] = []
+        self._names: dict[int, str] = {}
         self._findings: Mapping[str, tuple[Finding, ...]] | None = None
 
     def add(self, scored: ScoredVolume) -> None:
-        """Take in one Volume."""
-        self._volumes.append((scored.pair.info, scored.placements, scored.pair.classes))
+        """Take in one Volume. A class has the name that it first had."""
+        info, classes = scored.pair.info, scored.pair.classes
+        by_value = zip((c.value for c in classes), scored.placements, strict=True)
+        self._volumes.append(_Known(info.id, info.affine, info.shape_zyx, dict(by_value)))
+        self._names = {c.value: c.name for c in classes} | self._names
         self._findings = None
 
     def findings(self) -> Mapping[str, tuple[Finding, ...]]:
         """Those of every Volume, by id; empty where nothing is odd."""
         if self._findings is None:
-            names = self._names()
+            values = tuple(sorted(self._names))
             facts = [
                 facts_of(
-                    info.id,
-                    {c.value: one for c, one in zip(classes, placements, strict=True)},
-                    tuple(names),
-                    affine=np.array(info.affine, np.float64).reshape(4, 4),
-                    shape_zyx=info.shape_zyx,
+                    one.volume_id,
+                    one.placements,
+                    values,
+                    affine=np.array(one.affine, np.float64).reshape(4, 4),
+                    shape_zyx=one.shape_zyx,
                 )
-                for info, placements, classes in self._volumes
+                for one in self._volumes
             ]
-            self._findings = check_masks(facts, tuple(names.values()))
+            self._findings = check_masks(facts, [self._names[value] for value in values])
         return self._findings
 
     def odd(self) -> tuple[CheckedVolume, ...]:
@@ -65,10 +78,3 @@ class ArchiveCheck:
     def count_kinds(self) -> dict[str, int]:
         """Volumes by their gravest finding."""
         return count_kinds(self.findings())
-
-    def _names(self) -> dict[int, str]:
-        """Every class value with the name that it first had."""
-        names: dict[int, str] = {}
-        for _, _, classes in self._volumes:
-            names = {c.value: c.name for c in classes} | names
-        return {value: names[value] for value in sorted(names)}

@@ -31,7 +31,8 @@ from unet_batch.storage.archive import open_archive
 from unet_batch.storage.stores import normalize_url, open_store
 from unet_batch.workflows.checking import ArchiveCheck, CheckedVolume
 from unet_batch.workflows.dask_window import default_window, require_ray
-from unet_batch.workflows.scoring import ScoredVolume, Selection, score_pairs, select_pairs
+from unet_batch.workflows.pairs import PairStream
+from unet_batch.workflows.scoring import ScoredVolume, score_pairs
 
 _SUFFIXES = (".parquet", ".csv")
 
@@ -73,7 +74,7 @@ class _Results:
     """What has come in so far."""
 
     check: ArchiveCheck | None
-    failed: dict[str, str]
+    failed: dict[str, str] = field(default_factory=dict)
     rows: ScoreRows = field(default_factory=ScoreRows)
     num_scored: int = 0
 
@@ -97,12 +98,12 @@ def evaluate(spec: EvaluateSpec, *, listen: Listener = ignore) -> EvaluateSummar
     require_ray()
     started = time.monotonic()
     archive = open_archive(spec.archive)
-    selection = select_pairs(
+    stream = PairStream(
         archive, spec.volumes, labels=spec.labels, truth=spec.truth, where=spec.where
     )
     table_url = _table_url(spec, archive.url)
-    listen(_started(spec, selection, archive.name))
-    results = _score(spec, selection, listen)
+    listen(_started(spec, stream, archive.name))
+    results = _score(spec, stream, listen)
     table = results.rows.table(_facts(spec))
     _write_table(table, table_url)
     summary = _summarise(spec, table)
@@ -120,9 +121,9 @@ def evaluate(spec: EvaluateSpec, *, listen: Listener = ignore) -> EvaluateSummar
         mean_dice_interval=dice.interval,
         tolerance_mm=spec.tolerance_mm,
         num_scored=results.num_scored,
-        without_labels=selection.without_labels,
-        without_truth=selection.without_truth,
-        failed=dict(sorted(results.failed.items())),
+        without_labels=tuple(stream.without_labels),
+        without_truth=tuple(stream.without_truth),
+        failed=dict(sorted((stream.failed | results.failed).items())),
         seconds=seconds,
         odd=results.check.odd() if results.check else (),
     )
@@ -132,25 +133,28 @@ def _job(spec: EvaluateSpec) -> str:
     return f"evaluate-{spec.digest()}"
 
 
-def _started(spec: EvaluateSpec, selection: Selection, dataset: str) -> JobStarted:
-    voxels = sum(pair.info.num_voxels for pair in selection.pairs)
+def _started(spec: EvaluateSpec, stream: PairStream, dataset: str) -> JobStarted:
+    volumes, voxels = stream.count()
     return JobStarted(
-        _job(spec),
-        "evaluate",
-        spec.labels,
-        len(selection.pairs),
-        num_voxels=voxels,
-        dataset=dataset,
+        _job(spec), "evaluate", spec.labels, volumes, num_voxels=voxels, dataset=dataset
     )
 
 
-def _score(spec: EvaluateSpec, selection: Selection, listen: Listener) -> _Results:
+def _score(spec: EvaluateSpec, stream: PairStream, listen: Listener) -> _Results:
     check = None if spec.truth else ArchiveCheck()
-    results = _Results(check, dict(selection.failed))
+    results = _Results(check)
     window = spec.window or default_window()
-    for scored in score_pairs(selection.pairs, window=window, scoring=Scoring.of(spec)):
+    for scored in score_pairs(stream, window=window, scoring=Scoring.of(spec)):
         _tell(scored, listen)
         results.add(scored)
+    for missing, ids in (
+        (f"has no Labels {spec.labels!r}", stream.without_labels),
+        (f"has no truth {spec.truth!r}", stream.without_truth),
+    ):
+        for volume_id in ids:
+            listen(VolumeFinished(volume_id, "skipped", missing))
+    for volume_id, reason in stream.failed.items():
+        listen(VolumeFinished(volume_id, "quarantined", reason))
     if check:
         listen(ArchiveChecked(results.num_scored, check.count_kinds()))
     return results

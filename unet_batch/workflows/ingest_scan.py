@@ -104,6 +104,11 @@ class _Found:
     embedded: Mapping[str, Mask]
     odd: tuple[str, ...]
 
+    def masks(self) -> Iterator[tuple[str, str, Mask]]:
+        """Each mask with where it came from, and the name of its Labels."""
+        yield from (("truth", name, mask) for name, mask in self.truth.items())
+        yield from (("embedded", name, mask) for name, mask in self.embedded.items())
+
 
 def ingest_scan(source: ScanSource, rules: IngestRules) -> ScanOutcome:
     """Make a Volume of `source`, with its truth; what cannot be used is a reason, not an error.
@@ -183,10 +188,9 @@ def _write(
     before = _generation(archive, scan.name)
     provenance: dict[str, Json] = {"format": source.kind, "num_files": max(1, len(source.paths))}
     archive.write_scan(scan, source=provenance, warnings=odd, content=content, list_it=False)
-    for kind, masks in (("truth", found.truth), ("embedded", found.embedded)):
-        for labels, mask in masks.items():
-            made: dict[str, Json] = {"kind": kind, "warnings": [*clean(mask.warnings)]}
-            archive[scan.name].write_labels(labels, mask, provenance=made)
+    for kind, labels, mask in found.masks():
+        made: dict[str, Json] = {"kind": kind, "warnings": [*clean(mask.warnings)]}
+        archive[scan.name].write_labels(labels, mask, provenance=made)
     if rules.builds_pyramids:
         build_pyramids(archive[scan.name])
     return ScanOutcome(

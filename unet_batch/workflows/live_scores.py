@@ -14,7 +14,8 @@ from unet_batch.evaluation.scores import Score
 from unet_batch.inference.reading import IO_CPUS
 from unet_batch.monitoring.events import Event, Listener, Scored, VolumeFinished
 from unet_batch.storage.archive import Archive
-from unet_batch.workflows.scoring import ScoredVolume, pair_of, score_pair
+from unet_batch.workflows.pairs import pair_of
+from unet_batch.workflows.scoring import ScoredVolume, score_pair
 
 _DICE = Scoring(metrics=("dice",))
 

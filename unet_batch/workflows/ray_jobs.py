@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import aiohttp
 import requests
+from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from unet_batch.errors import ClusterError, NotFoundError, SpecError
@@ -26,7 +27,14 @@ TOKEN_VARIABLE = "RAY_AUTH_TOKEN"  # noqa: S105 - where it is, not what it is
 TOKEN_PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"  # noqa: S105
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 
-ERRORS = (RuntimeError, ValueError, OSError, requests.RequestException, aiohttp.ClientError)
+ERRORS = (
+    RayError,  # also where it refuses a token
+    RuntimeError,
+    ValueError,
+    OSError,
+    requests.RequestException,
+    aiohttp.ClientError,
+)
 """What Ray's client raises where the server refuses, or is not there."""
 
 RayState = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]

@@ -57,8 +57,8 @@ from unet_batch.storage.volume import Volume
 from unet_batch.workflows.checking import ArchiveCheck
 from unet_batch.workflows.dask_window import compute_in_window, default_window, require_ray
 from unet_batch.workflows.job_accounts import account_facts
+from unet_batch.workflows.pairs import LabelsPair
 from unet_batch.workflows.scoring import (
-    LabelsPair,
     ScoredVolume,
     Selection,
     score_pairs,

@@ -25,8 +25,8 @@ from unet_batch.reporting.planes import fullest_slices
 from unet_batch.storage.archive import Archive
 from unet_batch.storage.stores import normalize_url, open_store
 from unet_batch.storage.volume import Volume
+from unet_batch.workflows.pairs import LabelsPair
 from unet_batch.workflows.retrain_scoring import ScoredVersion
-from unet_batch.workflows.scoring import LabelsPair
 
 
 def report_path(spec: RetrainSpec, version: int) -> str:

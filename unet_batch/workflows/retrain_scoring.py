@@ -19,7 +19,8 @@ from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.storage.archive import Archive
 from unet_batch.storage.registry import Registry
 from unet_batch.workflows.dask_window import default_window
-from unet_batch.workflows.scoring import LabelsPair, score_pairs, select_pairs
+from unet_batch.workflows.pairs import LabelsPair
+from unet_batch.workflows.scoring import score_pairs, select_pairs
 from unet_batch.workflows.segment import segment
 from unet_batch.workflows.segment_job import SegmentJob
 

@@ -24,42 +24,23 @@ from numpy.typing import NDArray
 
 from unet_batch.errors import (
     MemoryBudgetError,
-    NotFoundError,
-    SpecError,
-    UnetBatchError,
     reason_of,
 )
-from unet_batch.evaluation.dice import require_same_shape
 from unet_batch.evaluation.measuring import Measured, Scoring, measure_region, scores_of
 from unet_batch.evaluation.placement import Placement, placements_of
-from unet_batch.evaluation.scores import Score, foreground_classes
+from unet_batch.evaluation.scores import Score
 from unet_batch.evaluation.surface import BYTES_PER_VOXEL
-from unet_batch.planning.volume_info import LabelClass, VolumeInfo
 from unet_batch.storage.archive import Archive
-from unet_batch.storage.volume import Labels, Volume
+from unet_batch.storage.volume import Labels
 from unet_batch.tiling.box import Box
 from unet_batch.workflows.dask_window import Finished, compute_in_window
+from unet_batch.workflows.pairs import LabelsPair, PairStream
 
 MAX_PARTS = 32
 """Tasks that share the Shards of one Volume; Dask submits a Volume's tasks at once."""
 
 MAX_BORDER_VOXELS = 2 * 2**30 // BYTES_PER_VOXEL
 """Of both masks of a Volume: 2 GiB while their distances are taken. A liver has 10^5."""
-
-
-@dataclass(frozen=True, slots=True)
-class LabelsPair:
-    """Labels of one Volume and their truth, if there is to be one."""
-
-    info: VolumeInfo
-    labels: Labels
-    truth: Labels | None
-    classes: tuple[LabelClass, ...]
-
-    @property
-    def regions(self) -> list[Box]:
-        """The Shards of the Labels, each read once."""
-        return list(Box.from_shape(self.labels.shape_zyx).split(self.labels.shard_zyx))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +84,11 @@ def select_pairs(
 
     Raises SpecError where none has them, with the names of the Labels that there are.
     """
-    pairs: list[LabelsPair] = []
-    without: dict[str, list[str]] = {labels: [], truth or "": []}
-    failed: dict[str, str] = {}
-    selected = archive.select(patterns, where)
-    for info in selected:
-        by_name = Volume(archive.url, info).labels
-        try:
-            pairs.append(pair_of(info, by_name, labels, truth))
-        except NotFoundError:
-            missing = labels if labels not in by_name else truth or ""
-            without[missing].append(info.id)
-        except UnetBatchError as error:
-            failed[info.id] = str(error)
-    if not pairs and not failed:
-        raise SpecError(_nothing_to_score(archive, selected, labels, truth))
-    return Selection(tuple(pairs), tuple(without[labels]), tuple(without[truth or ""]), failed)
+    stream = PairStream(archive, patterns, labels=labels, truth=truth, where=where)
+    pairs = tuple(stream)
+    return Selection(
+        pairs, tuple(stream.without_labels), tuple(stream.without_truth), stream.failed
+    )
 
 
 def score_pairs(
@@ -142,27 +112,6 @@ def score_pair(pair: LabelsPair, scoring: Scoring | None = None) -> ScoredVolume
     """
     scoring = scoring or Scoring()
     return _finish(pair, scoring, _measure(pair, pair.regions, scoring))
-
-
-def pair_of(
-    info: VolumeInfo, by_name: Mapping[str, Labels], labels: str, truth: str | None
-) -> LabelsPair:
-    """The Labels of one Volume and their truth.
-
-    Labels of one of several classes that overlap are scored for that class alone. Raises
-    NotFoundError where one is missing, GeometryError or SpecError where they cannot be compared.
-    """
-    mask = by_name[labels]
-    if truth is None:
-        return LabelsPair(info, mask, None, foreground_classes(mask.classes, ()))
-    true_mask = by_name[truth]
-    where = f"Volume {info.id}, Labels {labels!r} against {truth!r}"
-    require_same_shape(mask.shape_zyx, true_mask.shape_zyx, where=where)
-    is_one_of_several = bool(mask.provenance.get("overlapping"))
-    classes = foreground_classes(mask.classes, () if is_one_of_several else true_mask.classes)
-    if not classes:
-        raise SpecError(f"{where}: neither names any class but background")
-    return LabelsPair(info, mask, true_mask, classes)
 
 
 def _work(
@@ -235,14 +184,3 @@ def _scored(finished: Finished[LabelsPair], seconds: float) -> ScoredVolume:
         return replace(finished.value, seconds=seconds)
     reason = reason_of(finished.error) if finished.error else "no result"
     return ScoredVolume(finished.key, (), reason, seconds)
-
-
-def _nothing_to_score(
-    archive: Archive, selected: Sequence[VolumeInfo], labels: str, truth: str | None
-) -> str:
-    there = sorted({name for info in selected for name in Volume(archive.url, info).labels})
-    wanted = f"Labels {labels!r}" + (f" and the truth {truth!r}" if truth else "")
-    return (
-        f"none of the {len(selected)} Volumes chosen in {archive.url} "
-        f"has {wanted}; Labels there are: {', '.join(there) or 'none'}"
-    )
