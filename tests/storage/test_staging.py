@@ -143,9 +143,7 @@ def test_what_a_killed_worker_left_is_removed_and_no_more(
     assert not list(rooms.iterdir())
 
 
-@pytest.mark.parametrize(
-    "name", ["x\\..\\..\\x.nrrd", "*?'\" %2e%2f.nrrd", "n" * 250 + "ü.nrrd"]
-)
+@pytest.mark.parametrize("name", ["x\\..\\..\\x.nrrd", "*?'\" %2e%2f.nrrd", "n" * 250 + "ü.nrrd"])
 def test_whatever_a_key_is_its_file_stays_in_the_room(
     sources: Path, s3_bucket: str, rooms: Path, name: str
 ) -> None:

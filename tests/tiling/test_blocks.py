@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -184,3 +185,24 @@ def test_on_another_grid_a_sweep_holds_all_planes_that_a_cell_is_interpolated_fr
             assert on_them <= again or block.number == 0
         read = layout.read_box(block, rebuild=True)
         assert grid_map.scan_box(layout.input_box(block, rebuild=True)) == read
+
+
+def test_what_was_worked_out_does_not_travel_with_a_layout() -> None:
+    grid = TileGrid.of((200, 60, 60), (16, 16, 16), 0.5)
+    layout = BlockLayout(grid, 0, ((0, 8), (0,), (0,)), 2)
+    small = len(pickle.dumps(layout))
+    for sweep in range(len(layout.sweeps)):
+        for block in layout.blocks(sweep):
+            assert layout.cells(block) is layout.cells(block)  # asked for at every event
+    content = pickle.dumps(layout)
+    assert len(content) == small
+    assert pickle.loads(content) == layout
+    assert pickle.loads(content) is pickle.loads(content)  # worked out once in each process
+
+
+def test_sums_travel_at_cuts_that_are_not_recomputed() -> None:
+    grid = TileGrid.of((64, 16, 16), (16, 16, 16), 0.5)
+    cut = ((0, 3), (0,), (0,))
+    assert not BlockLayout.whole(grid).has_seams
+    assert BlockLayout(grid, 0, cut, 2).has_seams
+    assert not BlockLayout(grid, 0, cut, 2, ((3,), (), ())).has_seams

@@ -137,6 +137,7 @@ def test_a_round_that_ends_like_the_first_is_sound(
     assert summary.volumes_done == 3 * summary.rounds
     assert summary.tiles_again == 0
     assert not list(Path(spec.archive).rglob("labels/soak-net/*"))  # it cleans up
+    assert not list(Path(spec.archive).glob("jobs/*/*"))
 
 
 def test_other_labels_are_found_out(spec: SegmentSpec, monkeypatch: pytest.MonkeyPatch) -> None:

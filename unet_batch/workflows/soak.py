@@ -6,7 +6,8 @@
     after each: the same bytes, every Volume accounted for, none done twice
 
 It runs on a Ray cluster of its own, of several nodes on this machine, and kills only what it
-started. Labels are made under a name of their own (`soak-...`) and removed at the end.
+started. Labels are made under a name of their own (`soak-...`), and are removed at the end with
+the Job's Ledger.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Literal
 
 from unet_batch.errors import ReplicaError
+from unet_batch.planning.specs.kinds import job_id
 from unet_batch.planning.specs.segment import ReplicaRange, SegmentSpec
 from unet_batch.storage import paths
 from unet_batch.storage.stores import open_store
@@ -119,6 +121,9 @@ def _labels_of_its_own(spec: SegmentSpec) -> Iterator[None]:
         yield
     finally:
         remove_labels(spec)
+        job = SegmentJob.open(spec)
+        for one in {job.id, job_id("segment", spec)}:
+            open_store(job.archive.url).delete_folder(paths.job_path(one))
 
 
 @dataclass(slots=True)
