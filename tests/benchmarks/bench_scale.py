@@ -346,12 +346,12 @@ def partitioned(
 
 def reach(number: int, ray: RayCost) -> Iterator[Result]:
     """How far one Driver reaches, and several."""
-    few, small = infos(number // 10), crops(3 * number // 10)
+    few, small = infos(number // 10), crops(number)
     for tile_s in (TILE_S, 0.01, 0.003):
         for replicas in REPLICAS:
             yield simulate(few, replicas=replicas, tile_s=tile_s, ray=ray)
     for drivers in (1, 4):
-        for replicas in REPLICAS[1:]:
+        for replicas in REPLICAS[2:]:
             yield partitioned(small, replicas=replicas, drivers=drivers, tile_s=TILE_S, ray=ray)
 
 

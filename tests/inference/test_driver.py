@@ -58,8 +58,8 @@ class Pool(SimulatedPool):
     def end(self, name: str) -> None:
         self.free_at.pop(name, None)
 
-    def lose(self, name: str, reason: str, *, is_to_blame: bool) -> None:
-        del reason, is_to_blame
+    def lose(self, name: str, reason: str) -> None:
+        del reason
         self.end(name)
 
 

@@ -91,12 +91,22 @@ def test_a_death_is_told_once_and_replaced(heard: list[Event]) -> None:
     assert len(list(keeper.match(1))) == 1
 
 
-def test_models_that_cannot_start_end_the_job_but_lost_nodes_do_not(heard: list[Event]) -> None:
+def test_models_that_cannot_start_end_the_job_but_killed_ones_and_lost_nodes_do_not(
+    heard: list[Event],
+) -> None:
     keeper, _pool, workforce = keeper_of(ReplicaSize(1, 1, 0), heard)
     workforce.error = NodeGoneError()
     for _ in range(5):
         ((name, ref),) = keeper.match(1)
         list(keeper.was_started(name, ref))
+    workforce.error = ActorDiedError()  # killed by somebody else: several times are chance
+    for _ in range(5):
+        ((name, ref),) = keeper.match(1)
+        list(keeper.was_started(name, ref))
+    workforce.error = None
+    ((name, ref),) = keeper.match(1)
+    assert list(keeper.was_started(name, ref))
+    keeper.retire(name)
     workforce.error = ActorDiedError(RayTaskError("init", "frames", ValueError("no weights")))
     for _ in range(2):
         ((name, ref),) = keeper.match(1)
@@ -121,3 +131,16 @@ def test_a_cluster_without_room_is_told_once(
     (warning,) = heard
     assert isinstance(warning, Warned)
     assert "each asks for 3 CPUs and 0 GPUs" in warning.text
+
+
+def test_replicas_that_are_always_killed_as_they_start_end_the_job(heard: list[Event]) -> None:
+    keeper, _, workforce = keeper_of(ReplicaSize(1, 1, 0), heard)
+    workforce.error = ActorDiedError()
+
+    def try_on() -> None:
+        for _ in range(99):
+            ((name, ref),) = keeper.match(1)
+            list(keeper.was_started(name, ref))
+
+    with pytest.raises(ReplicaError, match="12 Replicas in a row"):
+        try_on()

@@ -54,3 +54,10 @@ def test_many_points_are_thinned_and_what_is_not_finite_is_left_out() -> None:
 @pytest.mark.parametrize("value", [0.0, 0.003, 1e6])
 def test_a_constant_has_an_axis_too(value: float) -> None:
     assert len(points(drawn(learning_rate=((1, value), (9, value))), 2)) == 2
+
+
+def test_a_slow_first_step_does_not_flatten_the_others() -> None:
+    steps = ((1, 9.0), *((step, 0.1) for step in range(2, 40)))
+    texts = [one.text for one in drawn(step_seconds=steps).iter(f"{SVG}text")]
+    assert "300" in texts
+    assert "9000" not in texts

@@ -61,7 +61,7 @@ def test_a_given_pace_says_time_bytes_and_cost(spec: SegmentSpec) -> None:
     assert predicted.seconds == pytest.approx(JOB_S + predicted.tiles * 10 / 2, rel=0.01)
     assert found.predicted_s == predicted.seconds
     assert predicted.cost == pytest.approx(2 * 2.5 * predicted.seconds / 3600)
-    assert predicted.memory_bytes is not None
+    assert predicted.memory_bytes is None, "a pace says nothing of it"
 
 
 def test_nothing_is_known_of_time_without_a_pace(spec: SegmentSpec) -> None:

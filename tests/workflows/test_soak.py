@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from unet_batch.planning.specs.segment import ReplicaRange, SegmentSpec
-from unet_batch.storage.archive import open_archive
 from unet_batch.workflows import soak as module
 from unet_batch.workflows.segment_job import SegmentJob
 from unet_batch.workflows.soak import (
@@ -87,7 +86,9 @@ class FakeDriver:
         self.left, self.events = self.looks, Path(command[-1])
         spec = SegmentSpec.model_validate_json(Path(command[3]).read_text())
         lines: list[dict[str, object]] = [{"tiles": 10}]
-        for info in open_archive(spec.archive).select(("*",)):
+        job = SegmentJob.open(spec)
+        job.archive.ledger(job.id).write_spec({})
+        for info in job.infos:
             publish(spec, info.id, self.value_of(info.id))
             lines.append({"volume": info.id, "outcome": "done", "reason": ""})
         lines.append({"ended": "job", "planned": 10})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from unet_batch.errors import SpecError, UnreadableScanError
 from unet_batch.formats.dicom_file import Place
@@ -61,10 +62,25 @@ def _fill_in(owner: MaskOwner, place: str, locate: Locate) -> Place | None:
         raise SpecError(f"truth {place!r}: known are {{folder}}, {{stem}}, {{name}}") from error
     archive, is_member, member = filled.partition(f"{_ZIP}!")
     if not is_member:
-        path = locate(filled)
-        return path if path.exists() else None
+        return _only_match(filled, locate)
     packed = locate(f"{archive}{_ZIP}")
     return _find_member(packed, member) if "{" in place or packed in owner.zips else None
+
+
+def _only_match(filled: str, locate: Locate) -> AnyPath | None:
+    """What lies at `filled`, whose last part may hold `*` and `?`; None for nothing."""
+    path = locate(filled)
+    if path.exists() or not set("*?") & set(path.name):
+        return path if path.exists() else None
+    folder, pattern = path.parent, path.name.replace("[", "[[]")
+    names = folder.iterdir() if folder.is_dir() else ()
+    matches = sorted(one.name for one in names if fnmatchcase(one.name, pattern))
+    if len(matches) > 1:
+        raise SpecError(
+            f"truth {filled!r} matches {len(matches)} files of one scan: {', '.join(matches[:5])};"
+            " a pattern must name one"
+        )
+    return folder / matches[0] if matches else None
 
 
 def _is_pattern(place: str) -> bool:

@@ -58,7 +58,9 @@ class ReplicaKeeper:
             self._workforce.result(ref)
         except RayError as error:
             death = self._coroner.explain(error)
-            self._pool.lose(name, death.reason, is_to_blame=not death.is_of_node)
+            is_to_blame = death.is_short or getattr(error, "actor_init_failed", True)
+            was_killed = not is_to_blame and not death.is_of_node
+            self._pool.lose(name, death.reason, is_to_blame=is_to_blame, was_killed=was_killed)
             return
         self._pool.note_ready()
         self._ready.add(name)
@@ -72,7 +74,7 @@ class ReplicaKeeper:
         if name not in self._pool:
             return Death("", is_short=False), []
         death = self._coroner.explain(error)
-        self._pool.lose(name, death.reason, is_to_blame=False)
+        self._pool.lose(name, death.reason)
         self._ready.discard(name)
         self._starved_since = None if self._ready else perf_counter()
         self._listen(ReplicaLost(death.reason))

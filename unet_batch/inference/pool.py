@@ -21,7 +21,8 @@ from unet_batch.inference.reading import IO_CPUS, IO_WORKERS, prepare_worker
 from unet_batch.inference.replica import Replica
 from unet_batch.planning.specs.segment import InferenceSpec, ReplicaRange, ResourceSpec
 
-MAX_FAILED_STARTS = 3  # in a row: then the model or the machine is at fault, not chance
+MAX_FAILED_STARTS = 3  # in a row: then the model or its memory is at fault, not chance
+MAX_KILLED_STARTS = 12  # in a row, by somebody else: preemption strikes several times
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class ReplicaPool:
         self._roi_zyx, self._engine, self._trust_network = roi_zyx, engine, trust_network
         self._actors: dict[str, Any] = {}
         self._names = (f"replica-{k}" for k in count())
-        self._failed_starts = 0
+        self._failed_starts = self._killed_starts = 0
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +143,7 @@ class ReplicaPool:
 
     def note_ready(self) -> None:
         """A Replica has started well."""
-        self._failed_starts = 0
+        self._failed_starts = self._killed_starts = 0
 
     def __len__(self) -> int:
         return len(self._actors)
@@ -150,16 +151,20 @@ class ReplicaPool:
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._actors))
 
-    def lose(self, name: str, reason: str, *, is_to_blame: bool) -> None:
+    def lose(
+        self, name: str, reason: str, *, is_to_blame: bool = False, was_killed: bool = False
+    ) -> None:
         """Forget a dead Replica. Raises ReplicaError where none can be started any more.
 
-        `is_to_blame`: it died while it started, and not with its machine.
+        `is_to_blame`: it could not start; `was_killed`: its process ended while it started.
         """
         self.end(name)
         self._failed_starts += is_to_blame
-        if self._failed_starts >= MAX_FAILED_STARTS:
+        self._killed_starts += was_killed
+        starts = self._failed_starts + self._killed_starts
+        if self._failed_starts >= MAX_FAILED_STARTS or self._killed_starts >= MAX_KILLED_STARTS:
             raise ReplicaError(
-                f"{MAX_FAILED_STARTS} Replicas in a row could not be started; the last: {reason}"
+                f"{starts} Replicas in a row could not be started; the last: {reason}"
             )
 
     def end(self, name: str) -> None:

@@ -116,7 +116,8 @@ def predict(
     )
     start_s = JOB_S + calibration.start_s + calibration.choice_s + calibration.check_s
     seconds = start_s + busy_s / num_replicas
-    memory = calibration.base_bytes + work.block_bytes
+    # Without what a Replica holds anyway, its Blocks alone would say too little.
+    memory = calibration.base_bytes + work.block_bytes if calibration.base_bytes else 0
     return account(moved, seconds, memory, num_replicas, price)
 
 

@@ -61,15 +61,18 @@ def curves_svg(title: str, curves: Mapping[str, tuple[Point, ...]]) -> str:
 
     `curves` are values by step, in order, by the names of `monitoring.curves.Curves`.
     """
+    cap = _cap(curves["step_seconds"])
     panels = (
         ("loss", [Line("loss", curves["loss"])]),
         ("Dice on held-back volumes", [Line("Dice", curves["dice"])]),
         ("learning rate", [Line("learning rate", curves["learning_rate"])]),
         (
-            "milliseconds a step",
+            "ms a step (peaks cut)",
             [
-                Line("whole step", _milliseconds(curves["step_seconds"])),
-                Line("waiting for patches", _milliseconds(curves["data_wait_seconds"]), SECOND),
+                Line("whole step", _milliseconds(curves["step_seconds"], cap)),
+                Line(
+                    "waiting for patches", _milliseconds(curves["data_wait_seconds"], cap), SECOND
+                ),
             ],
         ),
     )
@@ -155,5 +158,11 @@ def _thinned(points: tuple[Point, ...]) -> tuple[Point, ...]:
     return tuple((round(float(p[:, 0].mean())), float(p[:, 1].mean())) for p in parts)
 
 
-def _milliseconds(points: tuple[Point, ...]) -> tuple[Point, ...]:
-    return tuple((step, 1000 * seconds) for step, seconds in points)
+def _cap(seconds: tuple[Point, ...]) -> float:
+    """Where step times are cut off: the first step alone may take 30 times as long."""
+    # Shown beside the title as "peaks cut".
+    return 3 * float(np.median([value for _, value in seconds])) if seconds else math.inf
+
+
+def _milliseconds(points: tuple[Point, ...], cap: float) -> tuple[Point, ...]:
+    return tuple((step, 1000 * min(seconds, cap)) for step, seconds in points)

@@ -74,14 +74,14 @@ def plan(
     needs_affine = planner.grid.orientation is not None
     volumes: Iterable[VolumeBrief | VolumeInfo]
     volumes = job.infos if needs_affine else job.volumes.briefs()
-    work = Work()
+    work, voxel_bytes = Work(), job.voxel_bytes
     for volume, cost in survey(planner, volumes):
         if isinstance(cost, str):
             refused[volume.id] = cost
             continue
         planned.append(_planned(volume, cost, is_published=volume.id in published))
         if volume.id not in published:
-            work += work_of(job, planner, volume, cost)
+            work += work_of(planner, volume, cost, voxel_bytes=voxel_bytes)
     found = _pace(job, work, num_replicas, calibrate=calibrate, given=seconds_per_tile)
     return _summary(job, planned, refused, work, num_replicas, found)
 

@@ -24,14 +24,14 @@ ACCOUNT = "account"
 
 
 def work_of(
-    job: SegmentJob, planner: Planner, volume: VolumeBrief | VolumeInfo, cost: VolumeCost
+    planner: Planner, volume: VolumeBrief | VolumeInfo, cost: VolumeCost, *, voxel_bytes: int
 ) -> Work:
-    """What a Volume that is not published yet adds to the Job."""
+    """What a Volume that is not published yet adds; `voxel_bytes` are written of a voxel."""
     return Work(
         num_volumes=1,
         num_tiles=cost.num_tiles,
         bytes_read=volume.num_voxels * np.dtype(volume.dtype).itemsize * len(volume.channels),
-        bytes_written=volume.num_voxels * job.voxel_bytes,
+        bytes_written=volume.num_voxels * voxel_bytes,
         block_bytes=cost.memory_bytes - planner.model.weight_bytes - planner.model.forward_bytes,
     )
 
@@ -56,10 +56,10 @@ class Bookkeeper:
         volumes: Iterable[VolumeBrief | VolumeInfo] = job.volumes.briefs(without=published)
         if plan.planner.grid.orientation is not None:  # needs the affine of each
             volumes = (volume.info for volume in plan.volumes.values())
-        work = Work()
+        work, voxel_bytes = Work(), job.voxel_bytes
         for volume, cost in survey(plan.planner, volumes):
             if not isinstance(cost, str):
-                work += work_of(job, plan.planner, volume, cost)
+                work += work_of(plan.planner, volume, cost, voxel_bytes=voxel_bytes)
         known = known_calibration(job, num_tiles=work.num_tiles, num_threads=size.num_cpus)
         price = job.spec.resources.price_per_hour
         return cls(job, size, predict(work, known, num_replicas=size.count, price=price))

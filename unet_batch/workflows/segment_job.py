@@ -135,7 +135,7 @@ class SegmentJob:
         if not self.volumes.are_many:
             return {info.id for info in self.infos if self.is_published(info)}
         told = self.archive.ledger(self.id).done_keys()
-        hashes = self.volumes.content_hashes()
+        hashes = self.volumes.content_hashes() if told else ()
         return {one for one, content in hashes if told.get(one) == self.key_of(content)}
 
     @property
