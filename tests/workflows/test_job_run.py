@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from unet_batch.errors import ConflictError, JobStoppedError, ScanError
+from unet_batch.errors import ConflictError, JobStoppedError, ScanError, SpecError
 from unet_batch.monitoring.events import (
     Event,
     JobFinished,
@@ -27,7 +27,7 @@ from unet_batch.storage.job_folder import JobFolder, list_jobs
 from unet_batch.storage.ledger import Ledger
 from unet_batch.storage.stores import open_store
 from unet_batch.workflows.job_run import JobRun, Rhythm
-from unet_batch.workflows.jobs import view
+from unet_batch.workflows.jobs import spec_of, view
 
 SWIFT = Rhythm(look_s=0.02, tell_s=0.04, span_s=0.4)
 STARTED = JobStarted("evaluate-1", "evaluate", "net", num_volumes=3)
@@ -174,6 +174,25 @@ def test_an_archive_that_is_still_to_be_made_is_not_begun_by_a_mistake(tmp_path:
         run(JobStarted("ingest", "ingest", "", num_volumes=0))
     assert list_jobs(open_store(tmp_path / "new")) == [run.folder.id]
     assert view(run.folder).state == "done"
+
+
+def test_where_scans_lay_is_not_kept_with_the_data(tmp_path: Path) -> None:
+    open_archive(tmp_path / "new", create=True)
+    spec = IngestSpec(
+        archive=str(tmp_path / "new"),
+        sources=("/scans/DOE^JANE",),
+        truth={"gtv": "/masks/DOE^JANE/{stem}"},
+    )
+    with JobRun("ingest", spec, rhythm=SWIFT) as run:
+        pass
+    everything = [p.read_bytes() for p in (tmp_path / "new").rglob("*") if p.is_file()]
+    assert everything
+    assert not any(b"DOE" in content for content in everything)
+    with pytest.raises(SpecError, match="run the same `unet-batch ingest` again"):
+        spec_of(run.folder.record())
+    with JobRun("ingest", spec.model_copy(update={"keep_identifiers": True})) as run:
+        pass
+    assert spec_of(run.folder.record()).model_dump()["sources"] == ("/scans/DOE^JANE",)
 
 
 def test_a_job_that_only_reads_runs_where_nothing_may_be_written(

@@ -20,7 +20,7 @@ from unet_batch.errors import SpecError
 from unet_batch.kubernetes.rayjob import KINDS, Submission
 from unet_batch.planning.specs.base import SpecModel
 from unet_batch.planning.specs.evaluate import EvaluateSpec
-from unet_batch.planning.specs.kinds import job_id, load_any
+from unet_batch.planning.specs.kinds import job_id, kept_fields, load_any
 from unet_batch.planning.specs.retrain import RetrainSpec
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.specs.train import TrainSpec
@@ -140,7 +140,7 @@ def _want_to_run(kind: str, path: Path, overrides: Sequence[str]) -> None:
     _, spec = load_any(path, kind=kind, overrides=overrides)
     archive = str(spec.model_dump()["archive"])
     if "://" in archive:
-        note_job(archive, job_id(kind, spec), kind, spec.model_dump(mode="json"))
+        note_job(archive, job_id(kind, spec), kind, kept_fields(kind, spec))
 
 
 def _client(namespace: str | None) -> KubernetesClient:

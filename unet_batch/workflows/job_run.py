@@ -35,7 +35,7 @@ from unet_batch.monitoring.snapshot import progress_to_json
 from unet_batch.monitoring.tally import Tally
 from unet_batch.planning.control import Control
 from unet_batch.planning.specs.base import SpecModel
-from unet_batch.planning.specs.kinds import anchored, job_id
+from unet_batch.planning.specs.kinds import anchored, job_id, kept_fields
 from unet_batch.storage import paths
 from unet_batch.storage.job_folder import JobFolder, Snapshot, now
 from unet_batch.storage.lease import Lease, LeaseState
@@ -185,7 +185,7 @@ class JobRun:
         _free_where_dead(self.folder, last)
         with ExitStack() as stack:
             stack.enter_context(self._lease.held(wait_s=self._wait_s, tell=self._tell))
-            self.folder.begin(self._kind, self._spec.model_dump(mode="json"))
+            self.folder.begin(self._kind, kept_fields(self._kind, self._spec))
             if self._is_resumed:
                 self.folder.want("run")
             self._check_wanted()

@@ -206,6 +206,12 @@ def spec_of(record: JobRecord) -> SpecModel:
     """The Spec that a Job was last run with."""
     if record.kind not in KINDS:
         raise SpecError(f"{record.id}: Jobs of kind {record.kind!r} cannot be run from here")
+    if private := [one for one in KINDS[record.kind].private if one not in record.spec]:
+        raise SpecError(
+            f"{record.id}: where its scans lie ({', '.join(private)}) is not kept with the data, as"
+            f" folders may be called by a patient's name; run the same `unet-batch {record.kind}`"
+            " again: it does only what is left"
+        )
     return KINDS[record.kind].spec.model_validate(record.spec)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from unet_batch.errors import SpecError
 from unet_batch.planning.specs.base import SpecModel
-from unet_batch.planning.specs.kinds import anchored, job_id
+from unet_batch.planning.specs.kinds import anchored, job_id, kept_fields
 from unet_batch.storage.archive import open_archive
 from unet_batch.storage.job_folder import JobFolder, SubmissionRecord, note_job
 from unet_batch.workflows.job_run import RESUME_VARIABLE, SUBMISSION_VARIABLE
@@ -141,7 +141,7 @@ def exit_status(job: RayJob) -> int:
 
 
 def _note(kind: str, spec: SpecModel) -> JobFolder | None:
-    return note_job(_archive_of(spec), job_id(kind, spec), kind, spec.model_dump(mode="json"))
+    return note_job(_archive_of(spec), job_id(kind, spec), kind, kept_fields(kind, spec))
 
 
 def _running(cluster: RayJobs, job: str, archive: str) -> RayJob | None:

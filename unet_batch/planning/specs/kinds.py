@@ -33,12 +33,14 @@ class JobKind:
     means: fields that never change what comes out, and do not tell one Job from another.
     named: the field that its id shows to a person.
     places: fields that hold a path or URL, a list or a mapping of them.
+    private: fields that may name a patient, and are not kept with the data.
     """
 
     spec: type[SpecModel]
     means: frozenset[str] = frozenset()
     named: str = ""
     places: tuple[str, ...] = ("archive", "out")
+    private: tuple[str, ...] = ()
 
 
 KINDS: Mapping[str, JobKind] = {
@@ -46,6 +48,7 @@ KINDS: Mapping[str, JobKind] = {
         IngestSpec,
         means=frozenset({"staging", "timeout_s", "window", "allow_quarantined"}),
         places=("archive", "sources", "truth"),
+        private=("sources", "truth", "exclude"),
     ),
     "segment": JobKind(
         SegmentSpec,
@@ -128,6 +131,17 @@ def anchored(kind: str, spec: SpecModel) -> SpecModel:
     for place in kind_of(kind).places:
         fields[place] = _absolute(fields[place])
     return type(spec).model_validate(fields)
+
+
+def kept_fields(kind: str, spec: SpecModel) -> dict[str, Any]:
+    """The fields of a Spec that are kept with the data.
+
+    Folders and files of scans are often called by a patient's name: where a Spec reads from them
+    they are left out, unless it keeps identifiers anyway.
+    """
+    fields = spec.model_dump(mode="json")
+    private = () if fields.get("keep_identifiers") else kind_of(kind).private
+    return {name: value for name, value in fields.items() if name not in private}
 
 
 def _fit(kind: str, fields: Mapping[str, Any]) -> SpecModel | None:
