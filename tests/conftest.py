@@ -23,8 +23,10 @@ REAL_SCANS = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    if config.getoption("numprocesses", None):
+    if config.getoption("numprocesses", None):  # the one that shares out
         config.option.dist, config.option.loadscopereorder = "loadgroup", False
+    if hasattr(config, "workerinput"):  # those that it shares out to
+        config.option.loadgroup = True
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
