@@ -9,11 +9,14 @@ from __future__ import annotations
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("shared-machine", deadline=None, max_examples=40)
 settings.load_profile("shared-machine")
@@ -21,20 +24,27 @@ settings.load_profile("shared-machine")
 REAL_SCANS = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    if config.getoption("numprocesses", None):  # the one that shares out
-        config.option.dist, config.option.loadscopereorder = "loadgroup", False
-    if hasattr(config, "workerinput"):  # those that it shares out to
-        config.option.loadgroup = True
+@cache
+def uses_ray(file: Path) -> bool:
+    return "pytest.mark.ray" in file.read_text()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class OneRay(LoadScopeScheduling):
+    """File by file, but all files that use Ray together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "ray" if uses_ray(self.config.rootpath / file) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
+    config.option.loadscopereorder = False
+    return OneRay(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-    for item in items:
-        on_ray = item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.name))
+    items.sort(key=lambda item: not uses_ray(item.path))
 
 
 @pytest.fixture(scope="session")
