@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +112,15 @@ def test_an_error_is_the_jobs_reason(spec: EvaluateSpec) -> None:
     assert (seen.state, seen.reason) == ("failed", "no masks at all")
 
 
+@pytest.fixture(params=[signal.SIG_IGN, signal.default_int_handler])
+def disposition(request: pytest.FixtureRequest) -> Iterator[None]:
+    """SIGINT as a program finds it: in the background of a script it is ignored."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield
+    assert signal.signal(signal.SIGINT, before) == request.param
+
+
+@pytest.mark.usefixtures("disposition")
 @pytest.mark.parametrize(("wanted", "state"), [("pause", "paused"), ("cancel", "cancelled")])
 def test_a_workflow_that_asks_no_control_is_interrupted(
     spec: EvaluateSpec, wanted: str, state: str

@@ -185,6 +185,8 @@ class JobRun:
         _free_where_dead(self.folder, last)
         with ExitStack() as stack:
             stack.enter_context(self._lease.held(wait_s=self._wait_s, tell=self._tell))
+            if not self._is_gentle:
+                _hear_interrupts(stack)
             self.folder.begin(self._kind, kept_fields(self._kind, self._spec))
             if self._is_resumed:
                 self.folder.want("run")
@@ -292,6 +294,14 @@ def is_obedient() -> bool:
 def submission_of_environment() -> str:
     """Ray's submission id of this process; empty where no job server began it."""
     return os.environ.get(SUBMISSION_VARIABLE, "")
+
+
+def _hear_interrupts(stack: ExitStack) -> None:
+    """Let SIGINT stop this process: what a script runs in the background is born deaf to it."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        stack.callback(signal.signal, signal.SIGINT, before)
 
 
 def _free_where_dead(folder: JobFolder, last: Snapshot | None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from unet_batch.errors import ClusterError, NotFoundError, SpecError
 TOKEN_VARIABLE = "RAY_AUTH_TOKEN"  # noqa: S105 - where it is, not what it is
 TOKEN_PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"  # noqa: S105
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
+
+YOUNG_CLUSTER_S = 30.0  # until a cluster that has just begun takes its first job
 
 ERRORS = (
     RayError,  # also where it refuses a token
@@ -99,14 +102,23 @@ class RayJobs:
         environment: Mapping[str, str],
         metadata: Mapping[str, str],
     ) -> None:
-        """Have the cluster run `entrypoint`."""
-        with self._errors():
-            self._client.submit_job(
-                entrypoint=entrypoint,
-                submission_id=submission,
-                runtime_env={"env_vars": dict(environment)},
-                metadata=dict(metadata),
-            )
+        """Have the cluster run `entrypoint`; one that has just begun is given a little time."""
+        last_try = time.monotonic() + YOUNG_CLUSTER_S
+        while True:
+            try:
+                with self._errors():
+                    self._client.submit_job(
+                        entrypoint=entrypoint,
+                        submission_id=submission,
+                        runtime_env={"env_vars": dict(environment)},
+                        metadata=dict(metadata),
+                    )
+            except ClusterError as error:
+                if "No available agent" not in str(error) or time.monotonic() > last_try:
+                    raise
+                time.sleep(1)
+            else:
+                return
 
     def job(self, submission: str) -> RayJob:
         """What became of a submission. Raises NotFoundError where the cluster knows none."""
