@@ -278,16 +278,6 @@ def test_a_model_that_cannot_start_ends_the_job_with_the_reason(place: SimpleNam
         segment(spec)
 
 
-def test_another_spec_or_model_makes_other_labels(place: SimpleNamespace) -> None:
-    add_volumes(place.archive, [(20, 20, 20)])
-    first = segment(spec_for(place.archive, place.bundle))
-    changed = {"precision": "fp32", "batch_size": 2, "overlap": 0.25}
-    second = segment(spec_for(place.archive, place.bundle, inference=changed))
-    assert (first.done, second.done) == (1, 1)
-    assert first.job != second.job
-    assert place.archive["v0"].labels["net"].provenance["inference"]["overlap"] == 0.25
-
-
 @pytest.mark.data
 def test_real_scans_equal_monai(place: SimpleNamespace, scans: Path, tmp_path: Path) -> None:
     for name in ("ct_spleen_msd_crop/sub-spleen2_ct.nii.gz", "mr_spinalcord_sct/t2s/t2s.nii.gz"):

@@ -76,7 +76,7 @@ def jobs(archive: ArchiveOfJobsOption = None, as_json: JsonOption = False) -> No
         return
     print_table(
         f"{len(found)} Jobs of {archive}",
-        ("Job", "state", "done", "quarantined", "left", "heard of", "wanted by"),
+        ("Job", "state", "done", "quarantined", "left", "last heard of", "wanted by"),
         (
             (
                 one.job,
@@ -84,7 +84,7 @@ def jobs(archive: ArchiveOfJobsOption = None, as_json: JsonOption = False) -> No
                 one.progress.num_done,
                 one.progress.outcomes.get("quarantined", 0),
                 one.progress.volumes_left,
-                _ago(one),
+                _ago(one).removeprefix("heard of "),
                 one.wanted_by,
             )
             for one in found

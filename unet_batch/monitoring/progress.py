@@ -215,7 +215,7 @@ def _facts(progress: Progress) -> list[tuple[str, str]]:
 
 def _counts(progress: Progress) -> list[str]:
     counts = []
-    if progress.num_volumes:
+    if progress.num_done or (progress.num_volumes and not progress.training):
         counts.append(f"{progress.num_done} of {progress.num_volumes} volumes")
     others: tuple[Outcome, ...] = ("skipped", "quarantined", "cancelled")
     counts += [f"{n} {o}" for o in others if (n := progress.outcomes.get(o, 0))]
