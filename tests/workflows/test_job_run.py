@@ -112,6 +112,20 @@ def test_an_error_is_the_jobs_reason(spec: EvaluateSpec) -> None:
     assert (seen.state, seen.reason) == ("failed", "no masks at all")
 
 
+def test_an_interrupt_that_a_library_made_an_exit_of_is_one(spec: EvaluateSpec) -> None:
+    def work() -> None:
+        with run_of(spec) as run:
+            run(STARTED)
+            run.folder.want("pause")
+            try:
+                time.sleep(20)
+            except KeyboardInterrupt:
+                raise SystemExit(1) from None  # as Ray Train does
+
+    with pytest.raises(JobStoppedError, match="paused, as was asked for"):
+        work()
+
+
 @pytest.fixture(params=[signal.SIG_IGN, signal.default_int_handler])
 def disposition(request: pytest.FixtureRequest) -> Iterator[None]:
     """SIGINT as a program finds it: in the background of a script it is ignored."""

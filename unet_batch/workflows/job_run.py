@@ -127,7 +127,8 @@ class JobRun:
             state, reason = self._end_of(error)
             with suppress(StoreError):
                 self._put(state, reason)
-        if self._interrupted and isinstance(error, KeyboardInterrupt):
+        # Ray Train makes a SystemExit of an interrupt.
+        if self._interrupted and isinstance(error, KeyboardInterrupt | SystemExit):
             why = "another driver has taken over" if self._is_usurped else "as was asked for"
             raise JobStoppedError(f"{self.folder.id}: {state}, {why}") from None
 
