@@ -14,8 +14,11 @@ from pathlib import Path
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 
+# Beside the other tests' Ray, whose agent has the port that ray.init always takes (ray 2.60).
 SCRIPT = """
-import sys, json, ray
+import functools, sys, json, ray
+from ray._private.parameter import RayParams
+RayParams.__init__ = functools.partialmethod(RayParams.__init__, dashboard_agent_listen_port=0)
 ray.init(address="local", num_cpus=4, object_store_memory=120 * 2**20, include_dashboard=True,
          dashboard_host="127.0.0.1", dashboard_port=int(sys.argv[1]), _temp_dir=sys.argv[2],
          log_to_driver=False)

@@ -51,6 +51,7 @@ def run(*arguments: object, status: int = 0) -> str:
 
 
 @pytest.mark.ray
+@pytest.mark.slow  # a driver beside another Ray of the machine is given that one's address
 def test_a_job_is_submitted_paused_and_resumed(
     address: str, token_file: Path, spec: Path, tmp_path: Path
 ) -> None:
