@@ -26,19 +26,18 @@ import torch
 from numpy.typing import NDArray
 
 from unet_batch.inference.block_pass import BlockOrder
-from unet_batch.inference.choosing import EngineKind, choose_engine, load_engine
+from unet_batch.inference.choosing import EngineKind, load_engine
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.model_address import load_model
 from unet_batch.inference.replica import TILES_COMPARED, Replica
 from unet_batch.models.precision import resolve_precision
-from unet_batch.models.process import tune_process
 from unet_batch.planning.prediction import Calibration
 from unet_batch.planning.specs.segment import InferenceSpec
 from unet_batch.planning.volume_info import ChannelStatistics, Json
 from unet_batch.tiling.blocks import BlockLayout
 from unet_batch.tiling.box import Box
 from unet_batch.tiling.grid import TileGrid
-from unet_batch.workflows.engine_choice import MEASURE_FROM_TILES
+from unet_batch.workflows.engine_choice import MEASURE_FROM_TILES, measure_engines
 from unet_batch.workflows.segment_job import SegmentJob
 
 TILES_ZYX, TILES_YX = (3, 2, 2), (1, 4, 3)
@@ -101,7 +100,14 @@ def _measure(
     engine: EngineKind = "torch" if inference.engine == "auto" else inference.engine
     started = time.perf_counter()
     if chooses:
-        engine = _choose(models, inference, roi_zyx, num_threads, trust_network=trust_network)
+        engine = measure_engines(
+            models,
+            inference,
+            roi_zyx,
+            num_threads=num_threads,
+            trust_network=trust_network,
+            device=_device(),
+        ).kind
     choice_s = time.perf_counter() - started
     replica = Replica(
         models,
@@ -127,24 +133,8 @@ def _measure(
     )
 
 
-def _choose(
-    models: Sequence[str],
-    inference: InferenceSpec,
-    roi_zyx: tuple[int, int, int],
-    num_threads: int,
-    *,
-    trust_network: bool,
-) -> EngineKind:
-    tune_process(num_threads)
-    bundles = [load_model(model, trust_network=trust_network) for model in models]
-    return choose_engine(
-        bundles,
-        Frame.of(bundles[0], roi_zyx),
-        precision=inference.precision,
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-        batch_size=inference.batch_size,
-        mirror=inference.mirror,
-    ).kind
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _check_s(
@@ -155,7 +145,7 @@ def _check_s(
     trust_network: bool,
 ) -> float:
     """What holding bfloat16 against float32 takes; nothing where there is none."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device()
     if inference.precision != "auto" or resolve_precision("auto", device) == "fp32":
         return 0.0
     bundles = [load_model(model, trust_network=trust_network) for model in models]

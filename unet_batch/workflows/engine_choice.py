@@ -18,6 +18,7 @@ from unet_batch.planning.specs.segment import InferenceSpec
 from unet_batch.storage.ledger import Ledger
 from unet_batch.workflows.segment_job import SegmentJob
 
+CPU = torch.device("cpu")
 MEASURE_FROM_TILES = 256  # fewer take less time than measuring the Engines does
 
 
@@ -28,7 +29,7 @@ def resolve_engine(job: SegmentJob, plan: Plan, size: ReplicaSize, ledger: Ledge
         return EngineChoice(wanted, {})
     choice = EngineChoice("torch", {})
     if plan.num_tiles >= MEASURE_FROM_TILES and not size.num_gpus:
-        measure: Any = ray.remote(num_cpus=size.num_cpus)(cast("Any", _measure))
+        measure: Any = ray.remote(num_cpus=size.num_cpus)(cast("Any", measure_engines))
         choice = ray.get(
             measure.remote(
                 job.model_paths,
@@ -42,21 +43,23 @@ def resolve_engine(job: SegmentJob, plan: Plan, size: ReplicaSize, ledger: Ledge
     return EngineChoice(kind, choice.seconds_per_tile)
 
 
-def _measure(
+def measure_engines(
     models: Sequence[str],
     inference: InferenceSpec,
     roi_zyx: tuple[int, int, int],
     *,
     num_threads: int,
     trust_network: bool,
+    device: torch.device = CPU,
 ) -> EngineChoice:
+    """The fastest Engine for the Bundles at `models`; to be called in a process of its own."""
     tune_process(num_threads)
     bundles = [load_model(model, trust_network=trust_network) for model in models]
     return choose_engine(
         bundles,
         Frame.of(bundles[0], roi_zyx),
         precision=inference.precision,
-        device=torch.device("cpu"),
+        device=device,
         batch_size=inference.batch_size,
         mirror=inference.mirror,
     )
