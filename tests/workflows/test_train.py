@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from unet_batch.errors import SpecError
+from unet_batch.errors import SpecError, TrainingError
 from unet_batch.formats.scan import Mask, Scan
 from unet_batch.models.bundle import load_bundle
 from unet_batch.monitoring.events import (
@@ -108,6 +108,22 @@ def test_two_workers_lose_one_and_end_with_a_good_bundle(tmp_path: Path) -> None
     json.dumps(asdict(summary))
     check_bundle(archive, spec, summary.scores)
     assert not (tmp_path / "models" / ".cube.training").exists()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_training_that_diverges_ends_on_both_workers_and_is_not_tried_again(
+    tmp_path: Path,
+) -> None:
+    wild = {"optimizer": "sgd", "learning_rate": 1e30, "gradient_clip": 1e30}
+    spec = make_spec(make_archive(tmp_path / "archive"), tmp_path / "cube", **wild)
+    events: list[Event] = []
+    with pytest.raises(TrainingError, match=r"the loss is nan at step \d+: the training has diverged"):
+        train(spec, listen=events.append)
+    steps = [one.step for one in events if isinstance(one, TrainStep)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert not (tmp_path / "cube" / "configs").exists()
 
 
 def check_repeated_losses(events: list[Event]) -> None:

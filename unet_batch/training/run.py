@@ -12,13 +12,13 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from unet_batch.errors import ReplicaError, SpecError, UnetBatchError
+from unet_batch.errors import ReplicaError, SpecError, TrainingError, UnetBatchError
 from unet_batch.monitoring.events import Listener
 from unet_batch.planning.specs.recipe import TrainResourceSpec, WorkerRange
 from unet_batch.training.mailbox import Relay
 from unet_batch.training.task import TrainTask
 from unet_batch.training.validation import Segmenter
-from unet_batch.training.worker import History, load_checkpoint, train_worker
+from unet_batch.training.worker import Diverged, History, load_checkpoint, train_worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ def run_training(
 
     Checkpoints lie in `folder`, which all nodes must see. Calling again with the same task
     and folder after a crash goes on from the last checkpoint. Raises ReplicaError where
-    more workers were lost than `resources.max_failures` allows.
+    more workers were lost than `resources.max_failures` allows, and TrainingError where the
+    loss is no longer a number.
     """
     with Relay(listen) as relay:
         trainer = _make_trainer(task, segment, folder, relay.mailbox)
@@ -47,6 +48,9 @@ def run_training(
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise _translate(error, task, folder) from error
+    # mypy sees the Result of Ray Train V1, which has no such field.
+    if isinstance(ended := result.return_value, Diverged):  # type: ignore[attr-defined]
+        raise _diverged(ended)
     if result.checkpoint is None:
         raise ReplicaError(f"the training in {folder} ended without a checkpoint")
     with result.checkpoint.as_directory() as saved_folder:
@@ -95,7 +99,8 @@ def _make_trainer(task: TrainTask, segment: Segmenter, folder: Path, mailbox: An
     num_cpus = cpus_per_worker(resources, ray.nodes())  # type: ignore[no-untyped-call]
     config = {"task": task, "segment": segment, "num_threads": num_cpus, "mailbox": mailbox}
     return TorchTrainer(
-        train_worker,
+        # mypy sees Ray Train V1, whose workers return nothing.
+        train_worker,  # type: ignore[arg-type]
         train_loop_config=config,
         torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker > 0 else "gloo"),
         scaling_config=scaling_config(resources, num_cpus),
@@ -114,6 +119,14 @@ def _run_name(task: TrainTask) -> str:
     """Names the run by what decides its result, so that only the same training is resumed."""
     content = (task.spec.digest(), sorted(task.data_hashes.items()))
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def _diverged(ended: Diverged) -> TrainingError:
+    return TrainingError(
+        f"the loss is {ended.loss} at step {ended.step}: the training has diverged; lower"
+        " training.learning_rate or training.gradient_clip, or set training.precision=fp32,"
+        " and look for scans of odd intensities"
+    )
 
 
 def _translate(

@@ -15,7 +15,6 @@ import ray.train
 import torch
 from ray.train.torch import get_device, prepare_model
 
-from unet_batch.errors import TrainingError
 from unet_batch.evaluation.measuring import Scoring
 from unet_batch.evaluation.scores import Score
 from unet_batch.models.networks import build_network
@@ -32,6 +31,17 @@ from unet_batch.training.validation import DICE, Segmenter, mean_dice, score_vol
 from unet_batch.training.volumes import MemoryBudget, TrainingVolume, open_training_volumes
 
 CHECKPOINT_FILE = "learner.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class Diverged:
+    """Where a training ended: a step whose loss is not a number.
+
+    A worker returns it; of an error Ray Train would try again what can only end alike.
+    """
+
+    step: int
+    loss: float
 
 
 @dataclass
@@ -53,7 +63,7 @@ class History:
     is_finished: bool = False
 
 
-def train_worker(config: dict[str, Any]) -> None:
+def train_worker(config: dict[str, Any]) -> Diverged | None:
     """Train on this worker's share of the batches until `training.steps` are done.
 
     `config` holds the `task`, the `segment` of validations, this worker's `num_threads`, and
@@ -62,7 +72,7 @@ def train_worker(config: dict[str, Any]) -> None:
     tune_process(min(config["num_threads"], os.cpu_count() or 1))
     worker = _Worker(config["task"], config["segment"], config["mailbox"])
     worker.resume()
-    worker.run()
+    return worker.run()
 
 
 class _Worker:
@@ -93,10 +103,10 @@ class _Worker:
         self._early_stopping.restore(saved["early_stopping"])
         self._history = History(**saved["history"])
 
-    def run(self) -> None:
+    def run(self) -> Diverged | None:
         """All steps that are left, with their reports, validations and checkpoints."""
         if self._history.is_finished:
-            return
+            return None
         training, resources = self._spec.training, self._spec.resources
         sampler = PatchSampler(self._train, self._spec, rank=self._rank)
         first = self._learner.step + 1
@@ -108,7 +118,8 @@ class _Worker:
             readers=resources.readers,
         ) as ahead:
             for step in range(first, training.steps + 1):
-                self._advance(ahead)
+                if diverged := self._advance(ahead):
+                    return diverged
                 is_last = step == training.steps
                 is_due = training.validate_every and step % training.validate_every == 0
                 if is_due and (training.early_stopping or not is_last):
@@ -118,13 +129,15 @@ class _Worker:
                 if step % training.checkpoint_every == 0:
                     self._checkpoint()
         self._finish()
+        return None
 
     def _pinned(self, make: Callable[[int], Batch]) -> Callable[[int], Batch]:
         """`make`, with batches that travel to a GPU while it computes."""
         is_gpu = self._learner.device.type == "cuda"
         return (lambda step: make(step).pinned()) if is_gpu else make
 
-    def _advance(self, ahead: ReadAhead) -> None:
+    def _advance(self, ahead: ReadAhead) -> Diverged | None:
+        """One step, and what all ranks find alike where the loss has become NaN or infinite."""
         start = time.perf_counter()
         batch = ahead.next()
         waited = time.perf_counter() - start
@@ -132,19 +145,16 @@ class _Worker:
         loss_on_device = self._learner.learn(batch)
         step, training = self._learner.step, self._spec.training
         if step % training.log_every and step not in {1, training.steps}:
-            return
-        loss = float(loss_on_device)
+            return None
+        loss = _mean(loss_on_device, self._world_size)
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} at step {step}: the training has diverged; lower"
-                " training.learning_rate or training.gradient_clip, or set"
-                " training.precision=fp32, and look for scans of odd intensities"
-            )
+            return Diverged(step, loss)
         if self._rank == 0:
             self._history.losses.append((step, loss))
             seconds = time.perf_counter() - start
             event = TrainStep(step, training.steps, loss, rate, seconds, waited)
             self._mailbox.post.remote(event)
+        return None
 
     def _validate(self) -> bool:
         """Note the Dice of some held-back Volumes; whether to stop early."""
@@ -258,6 +268,13 @@ def open_volumes(
         foreground_by=task.spec.training.foreground_by,
         partial_labels=task.spec.partial_labels,
     )
+
+
+def _mean(loss: torch.Tensor, world_size: int) -> float:
+    """The mean of a scalar over all ranks."""
+    if world_size > 1:
+        torch.distributed.all_reduce(loss)
+    return float(loss) / world_size
 
 
 def _gather(scores: dict[str, tuple[Score, ...]], world_size: int) -> dict[str, tuple[Score, ...]]:
