@@ -119,7 +119,9 @@ def test_a_training_that_diverges_ends_on_both_workers_and_is_not_tried_again(
     wild = {"optimizer": "sgd", "learning_rate": 1e30, "gradient_clip": 1e30}
     spec = make_spec(make_archive(tmp_path / "archive"), tmp_path / "cube", **wild)
     events: list[Event] = []
-    with pytest.raises(TrainingError, match=r"the loss is nan at step \d+: the training has diverged"):
+    with pytest.raises(
+        TrainingError, match=r"the loss is nan at step \d+: the training has diverged"
+    ):
         train(spec, listen=events.append)
     steps = [one.step for one in events if isinstance(one, TrainStep)]
     assert steps == list(range(1, len(steps) + 1))
