@@ -298,17 +298,43 @@ def test_a_volume_that_kills_replicas_is_found_out_and_spares_its_pack() -> None
     assert deaths == 4  # once with its pack, three times alone
 
 
-def test_what_waits_behind_a_killer_is_not_blamed() -> None:
+def two_calls(max_attempts: int) -> tuple[Schedule, Predict, Predict]:
+    """Two Volumes of a Block each, both asked of Replica `r`."""
     plan = plan_of([(16, 16, 16)] * 2, memory_budget=10**6)
-    assert {v.layout.num_blocks for v in plan.volumes.values()} == {1}
-    assert len(list(plan.chains())) == 2
-    schedule = Schedule(plan.chains(), plan.volumes, window=2, max_attempts=1)
+    schedule = Schedule(plan.chains(), plan.volumes, window=2, max_attempts=max_attempts)
     for read in schedule.start(num_replicas=1):
         schedule.handle(WasRead(read.key))
     first, second = [one for one in schedule.handle(ReplicaReady("r")) if isinstance(one, Predict)]
-    out = schedule.handle(ReplicaGone("r", "killed"))
-    closed = [one.volume_id for one in out if isinstance(one, Close)]
-    assert closed == [first.step[0].volume_id] != [second.step[0].volume_id]
+    return schedule, first, second
+
+
+@pytest.mark.parametrize("killer", [0, 1])
+def test_a_killer_is_found_though_an_answer_is_lost_with_the_replica(killer: int) -> None:
+    schedule, *calls = two_calls(max_attempts=1)
+    guilty = calls[killer].step[0].volume_id
+    out = schedule.handle(ReplicaGone("r", "killed"))  # nobody knows which of the two
+    closed: dict[str, str] = {}
+    for attempt in range(9):
+        out += schedule.handle(ReplicaReady(f"r{attempt}"))
+        calls = [one for one in out if isinstance(one, Predict)]
+        closed |= {one.volume_id: one.reason for one in out if isinstance(one, Close)}
+        out = []
+        for call in calls:
+            if call.step[0].volume_id == guilty:
+                out += schedule.handle(ReplicaGone(call.replica, "killed"))
+                break
+            out += schedule.handle(WasPredicted(call.key, call.replica))
+    assert list(closed) == [guilty]
+
+
+def test_a_suspect_is_alone_at_its_replica() -> None:
+    schedule, first, second = two_calls(max_attempts=3)
+    schedule.handle(ReplicaGone("r", "killed"))
+    (alone,) = schedule.handle(ReplicaReady("s"))
+    assert alone == Predict(first.key, first.step, "s", rebuild=False)
+    out = schedule.handle(WasPredicted(alone.key, "s"))
+    (then,) = [one for one in out if isinstance(one, Predict)]
+    assert then.step == second.step
 
 
 def test_what_is_lost_again_and_again_is_given_up() -> None:

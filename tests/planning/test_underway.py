@@ -49,11 +49,11 @@ def test_a_replica_gets_its_own_chain_before_a_free_one() -> None:
         chains[number].read.add(0)
         chains[number].next_read = 1
         chains.note(number)
-    assert chains.step_for("r") == StepKey(free, 0)
+    assert chains.step_for("r", is_idle=True) == StepKey(free, 0)
     chains[own].replica = "r"
     chains.note(own)
-    assert chains.step_for("r") == StepKey(own, 0)
-    assert chains.step_for("other") == StepKey(free, 0)
+    assert chains.step_for("r", is_idle=True) == StepKey(own, 0)
+    assert chains.step_for("other", is_idle=True) == StepKey(free, 0)
     chains.end(own)
     chains.end(free)
     assert (chains.num_held, chains.has_ready, len(chains)) == (0, False, 0)

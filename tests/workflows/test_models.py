@@ -8,16 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from unet_batch.cli.app import app
 from unet_batch.errors import BundleError, ConflictError, NotFoundError, SpecError
 from unet_batch.formats.scan import Scan
 from unet_batch.inference.model_address import load_model
-from unet_batch.models.bundle import CONFIG, BundleConfig, load_bundle, save_bundle
+from unet_batch.models.bundle import CONFIG, load_bundle
 from unet_batch.planning.specs.segment import SegmentSpec
-from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.storage.registry import open_registry
 from unet_batch.workflows.model_references import (
@@ -29,27 +27,21 @@ from unet_batch.workflows.model_references import (
 from unet_batch.workflows.models import add_model, promote_model
 from unet_batch.workflows.segment_job import SegmentJob
 
-
-def make_bundle(folder: Path, seed: int = 0) -> Path:
-    torch.manual_seed(seed)
-    config = BundleConfig(
-        name="tiny",
-        network_name="residual_unet",
-        network_arguments={"channels": [4, 8], "num_res_units": 1},
-        channels=("CT",),
-        roi=(16, 16, 16),
-        classes=(LabelClass(0, "background"), LabelClass(1, "organ")),
-        spacing_mm=(1, 1, 1),
-        scores={"mean_dice": 0.5 + seed / 10},
-        data_hashes={"case": "hash"},
-    )
-    save_bundle(folder, config, config.build_network().state_dict())
-    return folder
+from .tiny_bundle import make_bundle
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return [make_bundle(tmp_path_factory.mktemp("bundles") / f"b{k}", k) for k in range(3)]
+    folder = tmp_path_factory.mktemp("bundles")
+    return [
+        make_bundle(
+            folder / f"b{seed}",
+            seed,
+            scores={"mean_dice": 0.5 + seed / 10},
+            data_hashes={"case": "hash"},
+        )
+        for seed in range(3)
+    ]
 
 
 @pytest.fixture

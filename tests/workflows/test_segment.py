@@ -16,32 +16,18 @@ from monai.inferers import SlidingWindowInferer
 from unet_batch.errors import ReplicaError
 from unet_batch.formats.nifti import read_nifti
 from unet_batch.formats.scan import Scan
-from unet_batch.models.bundle import BundleConfig, load_bundle, save_bundle
+from unet_batch.models.bundle import load_bundle
 from unet_batch.models.intensity import Normalizer
 from unet_batch.monitoring.events import Event, ReplicaLost, StageTimed, VolumeFinished
 from unet_batch.planning.specs.segment import SegmentSpec
-from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.storage.layout import Layout
 from unet_batch.workflows.segment import segment
 from unet_batch.workflows.segment_job import SegmentJob
 
+from .tiny_bundle import make_bundle
+
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
-
-
-def make_bundle(folder: Path, *, channels: tuple[str, ...] = ("CT",)) -> Path:
-    torch.manual_seed(0)
-    config = BundleConfig(
-        name="tiny",
-        network_name="residual_unet",
-        network_arguments={"channels": [4, 8], "num_res_units": 1},
-        channels=channels,
-        roi=(16, 16, 16),
-        classes=(LabelClass(0, "background"), LabelClass(1, "organ"), LabelClass(5, "lesion")),
-        spacing_mm=(1, 1, 1),
-    )
-    save_bundle(folder, config, config.build_network().state_dict())
-    return folder
 
 
 def add_volumes(archive: Archive, shapes: list[tuple[int, int, int]], channels: int = 1) -> None:
@@ -247,17 +233,7 @@ def test_four_channels_and_several_shards(place: SimpleNamespace, tmp_path: Path
 
 
 def test_a_planar_network_segments_slice_by_slice(place: SimpleNamespace, tmp_path: Path) -> None:
-    config = BundleConfig(
-        name="planar",
-        network_name="residual_unet",
-        network_arguments={"channels": [4, 8], "num_res_units": 1},
-        spatial_dims=2,
-        channels=("CT",),
-        roi=(16, 16),
-        classes=(LabelClass(0, "background"), LabelClass(1, "organ")),
-        spacing_mm=(1, 1, 1),
-    )
-    save_bundle(tmp_path / "planar", config, config.build_network().state_dict())
+    make_bundle(tmp_path / "planar", spatial_dims=2, roi=(16, 16))
     add_volumes(place.archive, [(5, 40, 30)])
     assert segment(spec_for(place.archive, tmp_path / "planar")).done == 1
     volume, bundle = place.archive["v0"], load_bundle(tmp_path / "planar")

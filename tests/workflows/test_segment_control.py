@@ -9,36 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from unet_batch.formats.scan import Scan
-from unet_batch.models.bundle import BundleConfig, save_bundle
 from unet_batch.monitoring.events import Event, VolumeFinished
 from unet_batch.planning.control import Control, Wanted
 from unet_batch.planning.specs.segment import SegmentSpec
-from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.workflows.segment import SegmentSummary, segment
 from unet_batch.workflows.segment_job import SegmentJob
 
+from .tiny_bundle import make_bundle
+
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 NUM_VOLUMES = 6
-
-
-def make_bundle(folder: Path, seed: int = 0) -> Path:
-    torch.manual_seed(seed)
-    config = BundleConfig(
-        name="tiny",
-        network_name="residual_unet",
-        network_arguments={"channels": [4, 8], "num_res_units": 1},
-        channels=("CT",),
-        roi=(16, 16, 16),
-        classes=(LabelClass(0, "background"), LabelClass(1, "organ")),
-        spacing_mm=(1, 1, 1),
-    )
-    save_bundle(folder, config, config.build_network().state_dict())
-    return folder
 
 
 def add_volume(archive: Archive, name: str, seed: int) -> None:

@@ -15,18 +15,19 @@ from monai.transforms import Compose, Orientation, Spacing
 
 from unet_batch.formats.nifti import read_nifti
 from unet_batch.formats.scan import Scan
-from unet_batch.models.bundle import BundleConfig, load_bundle, save_bundle
+from unet_batch.models.bundle import load_bundle
 from unet_batch.models.intensity import Normalizer
 from unet_batch.planning.specs.grid import GridSpec
 from unet_batch.planning.specs.segment import SegmentSpec
-from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.storage.layout import Layout
 from unet_batch.workflows.plan import plan
 from unet_batch.workflows.segment import segment
 from unet_batch.workflows.segment_job import SegmentJob
 
-CLASSES = (LabelClass(0, "background"), LabelClass(1, "organ"), LabelClass(5, "lesion"))
+from . import tiny_bundle
+from .tiny_bundle import CLASSES
+
 # Sagittal, a little oblique: z runs to the left, y down, x to the back.
 COS, SIN = np.cos(0.15), np.sin(0.15)
 SAGITTAL = np.array(
@@ -35,19 +36,7 @@ SAGITTAL = np.array(
 
 
 def make_bundle(folder: Path, grid: GridSpec) -> Path:
-    torch.manual_seed(0)
-    config = BundleConfig(
-        name="tiny",
-        network_name="residual_unet",
-        network_arguments={"channels": [4, 8], "num_res_units": 1},
-        channels=("MR",),
-        roi=(16, 16, 16),
-        classes=CLASSES,
-        grid=grid,
-        spacing_mm=(2, 2, 2),
-    )
-    save_bundle(folder, config, config.build_network().state_dict())
-    return folder
+    return tiny_bundle.make_bundle(folder, channels=("MR",), grid=grid, spacing_mm=(2, 2, 2))
 
 
 def add_sagittal(archive: Archive) -> None:

@@ -7,37 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from scipy import ndimage
 
 from unet_batch.errors import SpecError
 from unet_batch.formats.scan import Scan
-from unet_batch.models.bundle import BundleConfig, save_bundle
 from unet_batch.planning.specs.segment import SegmentSpec
-from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.storage.layout import Layout
 from unet_batch.workflows.segment import segment
 from unet_batch.workflows.segment_job import SegmentJob
 
+from .tiny_bundle import CLASSES, make_bundle
+
 SHAPES = [(40, 30, 20), (9, 12, 10)]
 
 
-def make_bundle(folder: Path, activation: Any = "softmax") -> Path:
-    torch.manual_seed(0)
-    classes = (LabelClass(0, "background"), LabelClass(1, "organ"), LabelClass(5, "lesion"))
-    config = BundleConfig(
-        name="tiny",
-        network_name="residual_unet",
-        network_arguments={"channels": [4, 8], "num_res_units": 1},
-        channels=("CT",),
-        roi=(16, 16, 16),
-        classes=classes if activation == "softmax" else classes[1:],
-        spacing_mm=(1, 1, 1),
-        activation=activation,
-    )
-    save_bundle(folder, config, config.build_network().state_dict())
-    return folder
+SIGMOID: dict[str, Any] = {"activation": "sigmoid", "classes": CLASSES[1:]}
 
 
 @pytest.fixture
@@ -99,7 +84,7 @@ def test_labels_are_mended_before_they_are_published(archive: Archive, tmp_path:
 def test_overlapping_classes_are_mended_each_in_its_own_labels(
     archive: Archive, tmp_path: Path
 ) -> None:
-    bundle = make_bundle(tmp_path / "tiny", "sigmoid")
+    bundle = make_bundle(tmp_path / "tiny", **SIGMOID)
     step = {"step": "largest_component", "classes": ["lesion"]}
     assert segment(spec_for(archive, bundle, "net", step)).quarantined == {}
     labels = archive["v0"].labels
@@ -109,16 +94,16 @@ def test_overlapping_classes_are_mended_each_in_its_own_labels(
 
 
 @pytest.mark.parametrize(
-    ("activation", "step", "reason"),
+    ("changes", "step", "reason"),
     [
-        ("softmax", {"classes": ["kidney"]}, "names the classes .'kidney'.*it has .'organ'"),
-        ("sigmoid", {"together": True}, "drop `together`"),
+        ({}, {"classes": ["kidney"]}, "names the classes .'kidney'.*it has .'organ'"),
+        (SIGMOID, {"together": True}, "drop `together`"),
     ],
 )
 def test_steps_that_do_not_fit_the_model_are_refused_beforehand(
-    archive: Archive, tmp_path: Path, activation: Any, step: dict[str, Any], reason: str
+    archive: Archive, tmp_path: Path, changes: dict[str, Any], step: dict[str, Any], reason: str
 ) -> None:
-    bundle = make_bundle(tmp_path / "tiny", activation)
+    bundle = make_bundle(tmp_path / "tiny", **changes)
     with pytest.raises(SpecError, match=reason):
         SegmentJob.open(spec_for(archive, bundle, "net", {"step": "fill_holes"} | step))
 

@@ -14,7 +14,7 @@ from monai.inferers import SlidingWindowInferer
 
 from unet_batch.errors import BundleError, SpecError
 from unet_batch.formats.scan import Mask, Scan
-from unet_batch.models.bundle import BundleConfig, load_bundle, save_bundle
+from unet_batch.models.bundle import load_bundle
 from unet_batch.models.intensity import Normalizer
 from unet_batch.models.precision import has_native_bf16
 from unet_batch.monitoring.events import Event, Scored, StageTimed
@@ -25,25 +25,9 @@ from unet_batch.storage.layout import Layout
 from unet_batch.workflows.segment import segment
 from unet_batch.workflows.segment_job import SegmentJob
 
-SOFTMAX = (LabelClass(0, "background"), LabelClass(1, "organ"), LabelClass(5, "lesion"))
+from .tiny_bundle import CLASSES, make_bundle
+
 SIGMOID = (LabelClass(1, "whole tumour"), LabelClass(2, "core"))
-
-
-def make_bundle(folder: Path, *, seed: int = 0, sigmoid: bool = False, **changes: object) -> Path:
-    torch.manual_seed(seed)
-    fields: dict[str, object] = {
-        "name": folder.name,
-        "network_name": "residual_unet",
-        "network_arguments": {"channels": [4, 8], "num_res_units": 1},
-        "channels": ("CT",),
-        "roi": (16, 16, 16),
-        "classes": SIGMOID if sigmoid else SOFTMAX,
-        "activation": "sigmoid" if sigmoid else "softmax",
-        "spacing_mm": (1, 1, 1),
-    }
-    config = BundleConfig.model_validate(fields | changes)
-    save_bundle(folder, config, config.build_network().state_dict())
-    return folder
 
 
 def add_volume(archive: Archive, name: str, shape: tuple[int, int, int], air: int = 0) -> None:
@@ -97,9 +81,9 @@ def archive(tmp_path: Path) -> Archive:
 @pytest.fixture
 def bundles(tmp_path: Path) -> SimpleNamespace:
     return SimpleNamespace(
-        a=make_bundle(tmp_path / "a"),
-        b=make_bundle(tmp_path / "b", seed=1),
-        sigmoid=make_bundle(tmp_path / "sigmoid", sigmoid=True),
+        a=make_bundle(tmp_path / "a", name="a"),
+        b=make_bundle(tmp_path / "b", seed=1, name="b"),
+        sigmoid=make_bundle(tmp_path / "sigmoid", activation="sigmoid", classes=SIGMOID),
     )
 
 
@@ -271,7 +255,7 @@ def test_every_member_counts_in_the_key_of_a_job(
 
 @pytest.mark.parametrize("changes", [
     {"intensity": {"mode": "window", "low": -100, "high": 100}},
-    {"classes": SOFTMAX[:2]},
+    {"classes": CLASSES[:2]},
     {"roi": (8, 16, 16)},
 ])  # fmt: skip
 def test_bundles_that_differ_are_no_ensemble(

@@ -11,22 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-import torch
 
 from unet_batch.errors import MemoryBudgetError
 from unet_batch.formats.scan import Scan
 from unet_batch.inference.outcome import Outcome
 from unet_batch.inference.pool import Replica
-from unet_batch.models.bundle import BundleConfig, save_bundle
 from unet_batch.monitoring.events import Event, Warned
 from unet_batch.planning.plan import Plan
 from unet_batch.planning.smaller import with_smaller_blocks
 from unet_batch.planning.specs.segment import SegmentSpec
-from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.workflows.segment import segment
 from unet_batch.workflows.segment_job import SegmentJob
 from unet_batch.workflows.smaller_blocks import run_within_memory
+
+from .tiny_bundle import make_bundle
 
 
 @pytest.fixture
@@ -40,21 +39,10 @@ def archive(tmp_path: Path) -> Archive:
 
 
 def spec_for(archive: Archive, folder: Path, labels: str = "net") -> SegmentSpec:
-    torch.manual_seed(0)
-    config = BundleConfig(
-        name="tiny",
-        network_name="residual_unet",
-        network_arguments={"channels": [4, 8], "num_res_units": 1},
-        channels=("CT",),
-        roi=(16, 16, 16),
-        classes=(LabelClass(0, "background"), LabelClass(1, "organ")),
-        spacing_mm=(1, 1, 1),
-    )
-    save_bundle(folder / "tiny", config, config.build_network().state_dict())
     return SegmentSpec.model_validate(
         {
             "archive": archive.url,
-            "model": str(folder / "tiny"),
+            "model": str(make_bundle(folder / "tiny")),
             "labels": labels,
             "inference": {"precision": "fp32", "batch_size": 2},
             "resources": {"memory_budget": "1GiB", "cpus_per_replica": 1},

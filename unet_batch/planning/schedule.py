@@ -6,8 +6,9 @@
 It touches no network, clock or array. The driver carries the Instructions out and reports
 back. Work in flight is bounded by a window of Steps for each Replica and by bytes; a Chain
 stays with one Replica, which holds its slab; a lost Replica's Steps are handed out again,
-the first of each Chain with `rebuild`. Small Volumes that were lost together are tried again
-one by one, so that one that kills Replicas takes no other with it. Results that went with
+the first of each Chain with `rebuild`. What may have killed a Replica is tried again alone, and
+small Volumes that were lost together one by one, so that one that kills Replicas takes no
+other with it. Results that went with
 their machine are made again. Events about Volumes that were given up are ignored, so late and
 double returns do no harm. Nothing that is done at an event takes longer in a longer Job.
 """
@@ -56,8 +57,8 @@ class Schedule:
     chains: the Plan's Chains; consumed lazily.
     volumes: the Plan's Volumes, by id; each is asked for once, when its first Chain begins.
     window: Steps in flight for each Replica.
-    max_attempts: how often a Block may be lost with its Replica, or its result with a machine,
-        before its Volume is quarantined.
+    max_attempts: how many Replicas a Block may kill, the last while it was alone there, or how
+        often its result may go with a machine, before its Volume is quarantined.
     max_unwritten_voxels: labels that may wait to be stored before no new Chain is begun.
     least_replicas: Replicas that are kept although no work will come for them; None: all.
     """
@@ -222,8 +223,8 @@ class Schedule:
         self._is_drained = True
         return None
 
-    def _begin(self, steps: Chain, *, rebuild: bool = False) -> int:
-        number = self._chains.begin(steps, rebuild=rebuild)
+    def _begin(self, steps: Chain, *, rebuild: bool = False, is_single: bool = False) -> int:
+        number = self._chains.begin(steps, rebuild=rebuild, is_single=is_single)
         for key in {key.volume_id: key for step in steps for key in step}.values():
             if key.volume_id in self._volumes:
                 self._volumes[key.volume_id].chains[number] = key.sweep
@@ -257,7 +258,7 @@ class Schedule:
             for replica in self._staff.with_room(depth, self._chains):
                 if not self._chains.has_ready:
                     return
-                key = self._chains.step_for(replica)
+                key = self._chains.step_for(replica, is_idle=self._staff.is_idle(replica))
                 if key is not None:
                     yield self._hand_out(key, replica)
 
@@ -277,7 +278,11 @@ class Schedule:
     # ---- what was lost --------------------------------------------------------------------
 
     def _lose(self, replica: str, reason: str) -> Iterator[Instruction]:
-        """Hand the Steps of a lost Replica out again; only the one it was at may have killed it."""
+        """Hand the Steps of a lost Replica out again; only the one it was at may have killed it.
+
+        That is the first of its calls, or one after it where an answer was lost with it: sure
+        is only what was its single call.
+        """
         calls = self._staff.leave(replica)
         if calls and (guilty := self._chains.get(calls[0].chain)):  # calls are done in order
             guilty.attempts[calls[0].number] += 1
@@ -286,15 +291,15 @@ class Schedule:
             for step in chain.rewind():
                 yield Release(StepKey(number, step))
             self._chains.note(number)
-            yield from self._judge(number, reason)
+            yield from self._judge(number, reason, is_sure=len(calls) == 1)
 
-    def _judge(self, number: int, reason: str) -> Iterator[Instruction]:
+    def _judge(self, number: int, reason: str, *, is_sure: bool) -> Iterator[Instruction]:
         """What to do with a Chain whose Step was lost: on, one by one, or no further."""
         chain = self._chains[number]
         attempts, step = chain.attempts[chain.done], self._living(chain.steps[chain.done])
         if attempts and len(step) > 1 and len(chain.steps) == 1:
             yield from self._one_by_one(number)
-        elif attempts >= self._max_attempts:
+        elif is_sure and attempts >= self._max_attempts:
             for key in step:
                 why = f"{attempts} Replicas died on it; the last: {reason}"
                 yield from self._close(Close(key.volume_id, "quarantined", why))
@@ -305,7 +310,7 @@ class Schedule:
         for step in chain.reading | chain.read:
             yield Release(StepKey(number, step))
         for key in self._living(chain.steps[0]):
-            self._begin(((key,),))
+            self._begin(((key,),), is_single=True)
 
     def _repeat_regions(self, regions: Iterable[Region], reason: str) -> Iterator[Instruction]:
         for region in regions:

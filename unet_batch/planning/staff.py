@@ -54,11 +54,24 @@ class Staff:
         return True
 
     def with_room(self, depth: int, chains: ChainsUnderWay) -> Iterator[str]:
-        """Those with fewer than `depth` calls; of those too many only who is not through."""
-        leaving = self._leaving()
+        """Those with fewer than `depth` calls; of those too many only who is not through.
+
+        None that is at a suspect, and as many fewer to give a second call as suspects wait.
+        """
+        leaving, spared = self._leaving(), chains.num_suspects if depth > 1 else 0
         for replica, calls in self._calls.items():
-            if len(calls) < depth and (replica not in leaving or chains.bound_to(replica)):
-                yield replica
+            if len(calls) >= depth or (calls and chains.is_suspect(calls[0].chain)):
+                continue
+            if replica in leaving and not chains.bound_to(replica):
+                continue
+            if calls and spared:
+                spared -= 1
+                continue
+            yield replica
+
+    def is_idle(self, replica: str) -> bool:
+        """Whether a Replica has no call."""
+        return not self._calls[replica]
 
     def dismiss(self, chains: ChainsUnderWay, *, is_drained: bool) -> list[str]:
         """Let those go that are too many, or for which no Chain has or will have work."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from unet_batch.planning.landing import Landing
 from unet_batch.planning.messages import StepKey
@@ -23,7 +23,10 @@ READ_AHEAD = 2  # Steps of a Chain that are read before the Replica asks for the
 
 @dataclass(slots=True)
 class ChainState:
-    """A Chain under way: which Steps are being read, read, being predicted, done."""
+    """A Chain under way: which Steps are being read, read, being predicted, done.
+
+    `is_single` where it is one Volume of a pack that was lost together.
+    """
 
     steps: Chain
     replica: str | None = None
@@ -34,6 +37,12 @@ class ChainState:
     read: set[int] = field(default_factory=set)
     rebuild: bool = False  # whether the Step at `done` must rebuild a lost slab
     attempts: Counter[int] = field(default_factory=Counter)
+    is_single: bool = False
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether its next Step may be what killed a Replica, and is to be predicted alone."""
+        return self.is_single or self.attempts[self.done] > 0
 
     @property
     def is_over(self) -> bool:
@@ -106,11 +115,14 @@ class VolumeUnderWay:
         return tuple((key,) for key in run)
 
 
+_FREE, _SUSPECT = "", "?"  # queues beside those of Replicas: for any, and for any that is idle
+
+
 class _Place(NamedTuple):
-    """Where a Chain was sorted last, and what of it was counted."""
+    """Where a Chain was sorted last, and what of it was counted; `queue` where it is ready."""
 
     replica: str | None = None
-    is_ready: bool = False
+    queue: str | None = None
     num_held: int = 0
     num_reading: int = 0
     num_read: int = 0
@@ -130,7 +142,7 @@ class ChainsUnderWay:
         self._num_begun = 0
         self._readable: set[int] = set()
         self._bound: dict[str, set[int]] = {}
-        self._ready: dict[str | None, set[int]] = {}  # by Replica; None: free for any
+        self._ready: dict[str, set[int]] = {}  # by queue
 
     def __len__(self) -> int:
         return len(self._chains)
@@ -142,11 +154,11 @@ class ChainsUnderWay:
         """The Chain of this number, None where it is over."""
         return self._chains.get(number)
 
-    def begin(self, steps: Chain, *, rebuild: bool = False) -> int:
+    def begin(self, steps: Chain, *, rebuild: bool = False, is_single: bool = False) -> int:
         """Begin a Chain; its number. With `rebuild` its first Step has a slab to rebuild."""
         number = self._num_begun
         self._num_begun += 1
-        self._chains[number] = ChainState(steps, rebuild=rebuild)
+        self._chains[number] = ChainState(steps, rebuild=rebuild, is_single=is_single)
         self.note(number)
         return number
 
@@ -161,8 +173,8 @@ class ChainsUnderWay:
         """A Chain has changed: sort it anew."""
         chain = self._chains[number]
         reading, read = len(chain.reading), len(chain.read)
-        is_ready = chain.wants_predicting
-        self._sort(number, _Place(chain.replica, is_ready, chain.num_held, reading, read))
+        queue = _queue_of(chain) if chain.wants_predicting else None
+        self._sort(number, _Place(chain.replica, queue, chain.num_held, reading, read))
         if chain.wants_reading:
             self._readable.add(number)
         else:
@@ -184,10 +196,24 @@ class ChainsUnderWay:
         """Whether any Chain waits for a Replica to predict its next Step."""
         return bool(self._ready)
 
-    def step_for(self, replica: str) -> StepKey | None:
-        """What a Replica shall predict next: of its own Chains, else of one that is free."""
-        numbers = self._ready.get(replica) or self._ready.get(None)
-        if not numbers:
+    @property
+    def num_suspects(self) -> int:
+        """Chains that wait for a Replica of their own."""
+        return len(self._ready.get(_SUSPECT, ()))
+
+    def is_suspect(self, number: int) -> bool:
+        """Whether what is predicted of a Chain must be alone at its Replica."""
+        return number in self._chains and self._chains[number].is_suspect
+
+    def step_for(self, replica: str, *, is_idle: bool) -> StepKey | None:
+        """What a Replica shall predict next: a suspect, of its own Chains, or of one that is free.
+
+        Suspects are for those that have nothing else to do: where a Replica dies on one, it was
+        that one, and no call whose answer was lost on the way.
+        """
+        queues = (_SUSPECT, replica, _FREE) if is_idle else (replica, _FREE)
+        numbers = next((self._ready[one] for one in queues if one in self._ready), None)
+        if numbers is None:
             return None
         number = min(numbers)
         return StepKey(number, self._chains[number].next_predict)
@@ -208,14 +234,18 @@ class ChainsUnderWay:
                 _take(self._bound, before.replica, number)
             if now.replica is not None:
                 self._bound.setdefault(now.replica, set()).add(number)
-        if now[:2] != before[:2]:
-            if before.is_ready:
-                _take(self._ready, before.replica, number)
-            if now.is_ready:
-                self._ready.setdefault(now.replica, set()).add(number)
+        if now.queue != before.queue:
+            if before.queue is not None:
+                _take(self._ready, before.queue, number)
+            if now.queue is not None:
+                self._ready.setdefault(now.queue, set()).add(number)
 
 
-def _take(sets: dict[Any, set[int]], key: str | None, number: int) -> None:
+def _queue_of(chain: ChainState) -> str:
+    return chain.replica or (_SUSPECT if chain.is_suspect else _FREE)
+
+
+def _take(sets: dict[str, set[int]], key: str, number: int) -> None:
     """Remove a number from one of `sets`, which keep no empty one."""
     numbers = sets[key]
     numbers.remove(number)
