@@ -173,12 +173,12 @@ def run_out_of_room(spec: SegmentSpec) -> str:
     """What a run says that finds no room."""
     try:
         reasons = segment(spec).quarantined
+        happened = f"{len(reasons)} of 11 quarantined with the reason"
     except UnetBatchError as error:
-        assert "space" in str(error)
-        return "the Job ended and named the want of space"
+        reasons, happened = {"the Job": str(error)}, "the Job ended with the reason"
     assert reasons
     assert all("space" in reason for reason in reasons.values())
-    return f"{len(reasons)} of 11 quarantined with the reason"
+    return happened
 
 
 def is_published(spec: SegmentSpec, volume_id: str) -> bool:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from unet_batch.errors import SpecError
 from unet_batch.planning.specs.train import TrainSpec
@@ -22,14 +23,10 @@ def leaves(content: dict[str, object], prefix: str = "") -> set[str]:
     }
 
 
-def test_the_ready_spec_names_every_field_with_its_default() -> None:
-    import yaml
-
-    ready = TrainSpec.load(READY)
+def test_the_ready_spec_names_every_field() -> None:
     default = TrainSpec(archive="archive", truth="reference", out="models/organ")
     assert leaves(yaml.safe_load(READY.read_text())) == leaves(default.model_dump())
-    arguments = {"network": {**ready.model_dump()["network"], "arguments": {}}}
-    assert ready.model_dump() | arguments == default.model_dump()
+    assert TrainSpec.load(READY) != default  # a recipe for small crops of 1 mm
 
 
 def test_every_field_is_reached_by_an_override() -> None:
@@ -43,7 +40,7 @@ def test_a_roi_of_the_wrong_number_of_axes_is_refused() -> None:
 
 
 def test_auto_is_64_voxels_a_side_and_4_patches_for_a_named_network() -> None:
-    spec = TrainSpec.load(READY, overrides=["network.spatial_dims=2"])
+    spec = TrainSpec.load(READY, overrides=["network.spatial_dims=2", "roi=auto"])
     assert (spec.roi, spec.tile) == ("auto", (64, 64))
     assert (spec.training.batch_size, spec.training.num_patches) == ("auto", 4)
 

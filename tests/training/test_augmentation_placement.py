@@ -59,14 +59,14 @@ def test_image_and_truth_move_together() -> None:
     image, _ = scan()
     blob = torch.zeros_like(image)
     blob[:, 3:9, 4:10, 5:11] = 1
-    matrix = draw_matrix(AugmentationSpec(rotation_deg=30), (1, 1, 1), generator())
+    matrix = draw_matrix(AugmentationSpec(affine=1, rotation_deg=30), (1, 1, 1), generator())
     patch, mask = warp(blob, blob[0].long(), place((6, 7, 8), (12, 14, 16), matrix))
     assert float(((patch > 0.5) == (mask > 0.5)).float().mean()) > 0.97
     assert not torch.equal(patch, blob)
 
 
 def test_rotation_is_in_millimetres_and_sizes_stay_in_bounds() -> None:
-    spec = AugmentationSpec(rotation_deg=90, scale=0.25)
+    spec = AugmentationSpec(affine=1, rotation_deg=90, scale=0.25)
     spacing = np.diag([5.0, 1.0, 1.0])
     for seed in range(20):
         matrix = draw_matrix(spec, (5, 1, 1), generator(seed))
@@ -77,14 +77,14 @@ def test_rotation_is_in_millimetres_and_sizes_stay_in_bounds() -> None:
 
 
 def test_a_planar_turn_leaves_z_alone() -> None:
-    matrix = draw_matrix(AugmentationSpec(), (3, 1, 1), generator(), is_planar=True)
+    matrix = draw_matrix(AugmentationSpec(affine=1), (3, 1, 1), generator(), is_planar=True)
     assert np.allclose(matrix[0], [1, 0, 0])
     assert np.allclose(matrix[:, 0], [1, 0, 0])
     assert not np.allclose(matrix, np.eye(3))
 
 
 def test_reach_holds_every_voxel_that_a_patch_looks_at() -> None:
-    matrix = draw_matrix(AugmentationSpec(rotation_deg=40), (1, 1, 1), generator(3))
+    matrix = draw_matrix(AugmentationSpec(affine=1, rotation_deg=40), (1, 1, 1), generator(3))
     roi = (6, 8, 10)
     corners = np.stack(np.meshgrid(*[(-(n - 1) / 2, (n - 1) / 2) for n in roi]), -1).reshape(-1, 3)
     seen = np.abs(corners @ matrix.T).max(axis=0)
@@ -137,7 +137,7 @@ def test_a_matrix_and_no_bend_are_drawn_at_probability_0() -> None:
 
 @pytest.mark.parametrize("elastic", [0.0, 1.0])
 def test_voxels_are_looked_up_as_torch_does(elastic: float) -> None:
-    spec = AugmentationSpec(rotation_deg=40, elastic=elastic, elastic_spacing=8)
+    spec = AugmentationSpec(affine=1, rotation_deg=40, elastic=elastic, elastic_spacing=8)
     image, truth, roi = torch.rand(2, 10, 12, 14), scan((10, 12, 14))[1], (12, 14, 10)
     moves = draw_moves(spec, (1, 1, 1), roi, generator(1))
     one = Placement(draw_matrix(spec, (1, 1, 1), generator()), np.array([4.3, 7, 6]), roi, moves)

@@ -137,7 +137,7 @@ class JobRun:
         if isinstance(event, JobStarted) and not self._is_begun and not self._is_unkept:
             self._begin_if_writable()
         self._tally(event)
-        if isinstance(event, VolumeFinished) and self._is_begun and not self._is_gentle:
+        if isinstance(event, VolumeFinished) and self._is_begun and self._kind != "segment":
             self._account(event)
         match event:
             case VolumeFinished(volume_id, "quarantined", reason):

@@ -20,6 +20,7 @@ from unet_batch.monitoring.events import (
     Warned,
     fan_out,
 )
+from unet_batch.planning.control import Control
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.workflows.job_run import JobRun
 from unet_batch.workflows.segment import segment
@@ -53,8 +54,9 @@ def main() -> None:
     """Run the Job; a second driver of the same Job waits for the first, or takes over from it."""
     spec = SegmentSpec.model_validate_json(Path(sys.argv[1]).read_text())
     events = EventFile(Path(sys.argv[3]))
-    with ray_running(sys.argv[2]), JobRun("segment", spec) as run:
-        summary = segment(spec, listen=fan_out(run, events))
+    control = Control()
+    with ray_running(sys.argv[2]), JobRun("segment", spec, control=control) as run:
+        summary = segment(spec, listen=fan_out(run, events), control=control)
     events.write(ended=summary.job, planned=summary.tiles_planned)
 
 

@@ -17,7 +17,7 @@ DEFAULT_BATCH_SIZE = 4
 class AugmentationSpec(SpecModel):
     """Random changes of a training patch. Probabilities are independent of each other."""
 
-    affine: Probability = Field(1.0, description="rotate and scale, one interpolation for both")
+    affine: Probability = Field(0.3, description="rotate and scale, one interpolation for both")
     rotation_deg: float = Field(15.0, ge=0, le=180, description="largest angle about each axis")
     scale: float = Field(0.15, ge=0, lt=1, description="0.15: sizes of 1/1.15 to 1.15")
     elastic: Probability = Field(0.0, description="bend, in the same interpolation")
