@@ -237,5 +237,9 @@ class SimulatedWorkforce:
         return None, 0.0
 
     @_timed
+    def is_full(self) -> bool:
+        """Never: who reads and writes is not counted."""
+        return False
+
     def result(self, ref: Later) -> tuple[Any, float]:
         return ref.value, self._ray.get_s

@@ -37,6 +37,10 @@ class Workforce:
     """A start ends as it is told to."""
 
     error: Exception | None = None
+    is_crowded = True
+
+    def is_full(self) -> bool:
+        return self.is_crowded
 
     def result(self, ref: Any) -> str:
         if self.error:
@@ -144,3 +148,23 @@ def test_replicas_that_are_always_killed_as_they_start_end_the_job(heard: list[E
 
     with pytest.raises(ReplicaError, match="12 Replicas in a row"):
         try_on()
+
+
+def test_one_of_the_replicas_that_leave_no_cpu_to_read_with_is_ended(heard: list[Event]) -> None:
+    keeper, pool, _ = keeper_of(ReplicaSize(3, 1, 0.0, 1), heard)
+    for name, ref in list(keeper.match(2)):
+        list(keeper.was_started(name, ref))
+    assert list(keeper.make_room()) == [ReplicaGone("replica-1", "it was ended to make room")]
+    assert pool.ended == ["replica-1"]
+    assert list(keeper.match(None)) == []  # for a while
+    assert list(keeper.make_room()) == []  # the last one stays
+    assert [type(one) for one in heard] == [Warned]
+
+
+def test_where_there_is_room_no_replica_is_ended_for_it(heard: list[Event]) -> None:
+    keeper, pool, workforce = keeper_of(ReplicaSize(2, 1, 0.0), heard)
+    for name, ref in list(keeper.match(2)):
+        list(keeper.was_started(name, ref))
+    workforce.is_crowded = False
+    assert list(keeper.make_room()) == []
+    assert pool.ended == []

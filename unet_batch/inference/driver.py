@@ -58,6 +58,7 @@ from unet_batch.tiling.blocks import Cell
 from unet_batch.tiling.box import Box
 
 WAKE_S = 1.0  # at the latest, though nothing has ended
+STALLED_WAKES = 15  # with no Replica at work: then they may be in the way of those who read
 
 
 class Driver:
@@ -103,6 +104,7 @@ class Driver:
         self._held = HeldCells()
         self._began: dict[str, float] = {}
         self._worked: dict[str, Workers] = {}
+        self._stalled_wakes = 0
         self._short: set[str] = set()
         self._repeated: set[str] = set()  # Replicas may still hold slabs of what ran again
         self._keeper = ReplicaKeeper(pool, self._workforce, listen, stitches=plan.has_seams)
@@ -147,8 +149,13 @@ class Driver:
         done = self._workforce.wait(list(self._pending), timeout_s=WAKE_S)
         for ref in done:
             yield from self._pending.pop(ref)(ref)
+        is_stalled = not done and not self._schedule.busy_replicas
+        self._stalled_wakes = self._stalled_wakes + 1 if is_stalled else 0
         if not done:
             self._keeper.tell_starvation()
+        if self._stalled_wakes >= STALLED_WAKES:
+            self._stalled_wakes = 0
+            yield from self._keeper.make_room()
 
     def _carry_out(self, instructions: Iterable[Instruction]) -> None:
         for instruction in instructions:

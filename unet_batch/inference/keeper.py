@@ -16,6 +16,9 @@ from unet_batch.planning.messages import Event, ReplicaGone, ReplicaReady
 STARVED_S = 60.0
 """Without a single Replica before a person is told: the cluster may have no room for one."""
 
+CROWDED_S = 300.0
+"""For so long no Replica is begun in the place of one that was ended to make room."""
+
 Starting = Iterator[tuple[str, Ref]]
 """Names of Replicas, each with a reference that is there once it has started."""
 
@@ -31,6 +34,7 @@ class ReplicaKeeper:
         self._ready: set[str] = set()
         self._coroner = Coroner()
         self._starved_since: float | None = perf_counter()
+        self._fitting, self._crowded_until = 0, 0.0
 
     def begin(self, wanted: int | None) -> Starting:
         """All Replicas of the pool, and those that are missing. `wanted` None: all there may be."""
@@ -43,6 +47,8 @@ class ReplicaKeeper:
         """
         number = self._number(wanted)
         number = number if most is None else min(number, most)
+        if perf_counter() < self._crowded_until:
+            number = min(number, self._fitting)
         while len(self._pool) < number:
             yield self._pool.start()
         if len(self._pool) > number:
@@ -84,6 +90,26 @@ class ReplicaKeeper:
         """End a Replica that is idle."""
         self._ready.discard(name)
         self._pool.end(name)
+
+    def make_room(self) -> Iterator[Event]:
+        """End one of several Replicas that left no CPU to those who read and write for them.
+
+        Each leaves half a CPU, but small ones may fill a node to the brim.
+        """
+        if len(self._ready) < 2 or not self._workforce.is_full():
+            return
+        name = max(self._ready)
+        self._fitting, self._crowded_until = len(self._ready) - 1, perf_counter() + CROWDED_S
+        self.retire(name)
+        size = self._pool.size
+        self._listen(
+            Warned(
+                f"the Replicas held every CPU and nothing could be read: {name} was ended,"
+                f" {self._fitting} go on. Each asks for {size.num_cpus} CPUs; lower"
+                " resources.replicas to what the nodes have room for"
+            )
+        )
+        yield ReplicaGone(name, "it was ended to make room")
 
     def tell_starvation(self) -> None:
         """Say once that no Replica starts, rather than wait in silence."""

@@ -14,7 +14,7 @@ import ray
 from unet_batch.inference.block_pass import BlockOrder
 from unet_batch.inference.head import Head
 from unet_batch.inference.postprocessing import postprocess
-from unet_batch.inference.reading import IO_WORKERS, PieceRef, read_pack, read_pieces
+from unet_batch.inference.reading import IO_CPUS, IO_WORKERS, PieceRef, read_pack, read_pieces
 from unet_batch.inference.stitching import prepare_stitcher, stitch
 from unet_batch.inference.writing import LabelRef, publish, write_regions
 from unet_batch.planning.specs.postprocess import PostprocessStep
@@ -65,6 +65,9 @@ class Workforce(Protocol):
 
     def result(self, ref: Ref) -> Any:
         """What came of a reference that is there. Raises RayError where it failed."""
+
+    def is_full(self) -> bool:
+        """Whether no node has room for a task that reads or writes."""
 
 
 class RayWorkforce:
@@ -122,3 +125,7 @@ class RayWorkforce:
     def result(self, ref: Ref) -> Any:
         """Fetched to this process: reports are small."""
         return ray.get(ref)
+
+    def is_full(self) -> bool:
+        """As Ray counts CPUs."""
+        return float(ray.available_resources().get("CPU", 0.0)) < IO_CPUS  # type: ignore[no-untyped-call]
