@@ -140,24 +140,23 @@ def test_the_driver_is_killed(place: Place) -> None:
     tell("the driver killed halfway", told, f"{again} tiles again", lost)
 
 
-def test_replicas_come_with_the_nodes_that_are_added(place: Place) -> None:
-    long = place.spec.model_copy(  # long enough for nodes to come while it lasts
-        update={"inference": place.spec.inference.model_copy(update={"overlap": 0.75})}
-    )
+def test_replicas_come_with_the_nodes_that_are_added(place: Place, tmp_path: Path) -> None:
+    job = make_job(tmp_path, num_large=24, num_small=0)
+    often = job.inference.model_copy(update={"overlap": 0.75})  # so that nodes come meanwhile
+    job = job.model_copy(update={"resources": place.spec.resources, "inference": often})
     for seed in range(2):
         assert place.cluster.kill("node", random.Random(seed))
-    remove_labels(long)
-    driver = Driver(long, place.cluster.address, place.folder / "growing")
+    driver = Driver(job, place.cluster.address, tmp_path / "growing")
     driver.wait_for_tiles(1)
     place.cluster.add_node()
     place.cluster.add_node()
-    seconds, grown = driver.end(), labels_digests(long)
-    entries = open_archive(long.archive).ledger(driver.job).entries().values()
+    seconds, grown = driver.end(), labels_digests(job)
+    entries = open_archive(job.archive).ledger(driver.job).entries().values()
     nodes = {node for entry in entries for node in entry.node.split(",")}
     assert len(nodes) > 1
-    remove_labels(long)
-    lost = seconds - Driver(long, place.cluster.address, place.folder / "three").end()
-    assert grown == labels_digests(long)
+    remove_labels(job)
+    lost = seconds - Driver(job, place.cluster.address, tmp_path / "three").end()
+    assert grown == labels_digests(job)
     told = f"begun on one, ended on {len(nodes)}"
     tell("two nodes added to one", told, "nothing: equal to a run on three", lost)
 

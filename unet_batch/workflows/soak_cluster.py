@@ -81,7 +81,7 @@ class HurtCluster:
         )
 
     def kill(self, kind: KillKind, chance: random.Random) -> bool:
-        """Kill one at random, with SIGKILL; whether there was one."""
+        """Kill one at random, with SIGKILL; whether there was one. Of nodes, one with Replicas."""
         if kind == "node":
             return self._kill_node(chance)
         victims = [one for one in self._workers() if _is_replica(one) == (kind == "replica")]
@@ -95,7 +95,8 @@ class HurtCluster:
         nodes = sorted(self._cluster.worker_nodes, key=lambda node: str(node.unique_id))
         if len(nodes) < 1:
             return False
-        node = chance.choice(nodes)
+        busy = [node for node in nodes if any(map(_is_replica, _below(node)))]
+        node = chance.choice(busy or nodes)
         workers = _below(node)
         self._cluster.remove_node(node, allow_graceful=False)
         for process in workers:
