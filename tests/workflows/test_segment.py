@@ -25,7 +25,7 @@ from unet_batch.storage.layout import Layout
 from unet_batch.workflows.segment import segment
 from unet_batch.workflows.segment_job import SegmentJob
 
-from .tiny_bundle import make_bundle
+from .tiny_bundle import CLASSES, make_bundle
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -233,7 +233,7 @@ def test_four_channels_and_several_shards(place: SimpleNamespace, tmp_path: Path
 
 
 def test_a_planar_network_segments_slice_by_slice(place: SimpleNamespace, tmp_path: Path) -> None:
-    make_bundle(tmp_path / "planar", spatial_dims=2, roi=(16, 16))
+    make_bundle(tmp_path / "planar", spatial_dims=2, roi=(16, 16), classes=CLASSES[:2])
     add_volumes(place.archive, [(5, 40, 30)])
     assert segment(spec_for(place.archive, tmp_path / "planar")).done == 1
     volume, bundle = place.archive["v0"], load_bundle(tmp_path / "planar")
