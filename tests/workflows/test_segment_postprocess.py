@@ -20,8 +20,6 @@ from unet_batch.workflows.segment_job import SegmentJob
 from .tiny_bundle import CLASSES, make_bundle
 
 SHAPES = [(40, 30, 20), (9, 12, 10)]
-
-
 SIGMOID: dict[str, Any] = {"activation": "sigmoid", "classes": CLASSES[1:]}
 
 

@@ -8,9 +8,9 @@ back. Work in flight is bounded by a window of Steps for each Replica and by byt
 stays with one Replica, which holds its slab; a lost Replica's Steps are handed out again,
 the first of each Chain with `rebuild`. What may have killed a Replica is tried again alone, and
 small Volumes that were lost together one by one, so that one that kills Replicas takes no
-other with it. Results that went with
-their machine are made again. Events about Volumes that were given up are ignored, so late and
-double returns do no harm. Nothing that is done at an event takes longer in a longer Job.
+other with it. Results that went with their machine are made again. Events about Volumes that
+were given up are ignored, so late and double returns do no harm. Nothing that is done at an
+event takes longer in a longer Job.
 """
 
 from __future__ import annotations
