@@ -5,8 +5,8 @@
 Table 1: an archive of 100,000 Volumes of mixed sizes on 64 Replicas that take as long as a
 tile does on two cores. Table 2: how far one Driver reaches: busy share by Replicas and by
 seconds a tile, and for an archive of nothing but small crops; the same in partitions, a Driver
-each. Goals: 64 Replicas 95 %
-busy, at most 2 ms of the Driver's time a Block, and the Driver under 1 GB.
+each. Goals: 64 Replicas 95 % busy, at most 2 ms of the Driver's time a Block, and the Driver
+under 1 GB.
 
 What Ray's calls cost the Driver is measured first, on a Ray of this machine, with empty tasks.
 """

@@ -31,6 +31,7 @@ from unet_batch.reporting.page import (
     without_credentials,
 )
 from unet_batch.reporting.pictures import Picture, encode
+from unet_batch.reporting.plots import MOST_DOTS, Dot, Strip, dice_scale, strip_plot
 
 LIVER = LegendEntry("liver", (230, 60, 60))
 EVIL = '"><img src=x onerror=alert(1)><script>alert(2)</script>&amp;'
@@ -198,3 +199,36 @@ def test_a_browser_draws_the_page_from_disk(tmp_path: Path) -> None:
     assert Page(done.stdout).all("svg")
     assert "0.900" in done.stdout
     assert "Content Security Policy" not in done.stderr
+
+
+def test_of_very_many_volumes_the_first_have_rows_and_the_plots_stay_small() -> None:
+    page, many = make_page(), 5 * MOST_DOTS
+    names = [f"case_{k}" for k in range(many)]
+    entries = tuple(
+        VolumeEntry(name, f"v{k}", ("CT",), k / many, (ClassValue(LIVER, 1.0 + k, 1.0, k / many),))
+        for k, name in enumerate(names)
+    )
+    html = render(
+        replace(
+            page,
+            volumes=entries,
+            plots=class_plots(entries, (LIVER,), ["dice"]),
+            left_out=tuple((name, "is broken") for name in names),
+            max_listed=10,
+        )
+    )
+    text = " ".join(Page(html).text)
+    assert f"The first 10 of {many}" in text
+    assert f"and {many - 10} more" in text
+    assert "case_9" in text
+    assert html.count('class="dot"') == MOST_DOTS
+    for extreme in (names[0], names[-1]):
+        assert f"<title>{extreme}: " in html
+    assert len(html) < 1_000_000
+
+
+def test_a_box_is_of_all_volumes_though_some_are_drawn() -> None:
+    dots = [Dot(value, "v") for value in np.linspace(0, 1, 4 * MOST_DOTS) ** 3]
+    plot = strip_plot([Strip("liver", "#e63c3c", tuple(dots))], dice_scale([0]), unit="", title="")
+    (median,) = re.findall(r'class="median" x1="([\d.]+)"', plot)
+    assert float(median) == pytest.approx(dice_scale([0]).x(0.125), abs=0.2)

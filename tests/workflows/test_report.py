@@ -87,16 +87,18 @@ def test_without_a_truth_the_odd_ones_come_first(
 
 
 @pytest.mark.ray
-def test_only_the_first_volumes_are_drawn_but_all_are_listed(
+def test_only_the_first_volumes_are_drawn_and_listed(
     archive: Archive, tmp_path: Path, local_ray: None
 ) -> None:
     heard: list[Event] = []
-    spec = spec_of(archive, tmp_path / "r.html", truth="truth", max_volumes=1)
+    spec = spec_of(archive, tmp_path / "r.html", truth="truth", max_volumes=1, max_listed=3)
     summary = report(spec, listen=heard.append)
     html = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert pictured(html) == ["bad"]
     assert (summary.num_volumes, summary.num_pictured) == (4, 1)
-    assert all(f"<td>{name}" in html for name in ("fair", "fine", "good"))
+    assert all(f"<td>{name}" in html for name in ("fair", "good"))
+    assert "<td>fine" not in html
+    assert "The first 3 of 4" in html
     finished = [e.volume_id for e in heard if isinstance(e, VolumeFinished)]
     assert sorted(finished) == ["bad", "fair", "fine", "good"]
 

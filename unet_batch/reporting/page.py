@@ -14,7 +14,7 @@ from markupsafe import Markup
 from unet_batch.evaluation.summary import ScoreSummary
 from unet_batch.reporting.figures import DASH, Figure, figures_of
 from unet_batch.reporting.pictures import Picture, Rgb
-from unet_batch.reporting.plots import Dot, Strip, dice_scale, strip_plot, volume_scale
+from unet_batch.reporting.plots import MOST_DOTS, Dot, Strip, dice_scale, strip_plot, volume_scale
 
 PLOTTED = {"dice": "Dice", "hd95_mm": "mm", "surface_dice": "share"}
 """Columns of the scores that are plotted, and the unit beside their axis."""
@@ -111,6 +111,12 @@ class ReportPage:
     left_out: tuple[tuple[str, str], ...] = field(default=())
     tolerance_mm: float = 1.0
     confidence: float = 0.95
+    max_listed: int = 2000
+
+    @property
+    def listed(self) -> tuple[VolumeEntry, ...]:
+        """The Volumes that the tables have a row for: a browser is slow with many thousands."""
+        return self.volumes[: self.max_listed]
 
     @property
     def figures(self) -> Mapping[str, Figure]:
@@ -126,7 +132,7 @@ class ReportPage:
 
 def render(page: ReportPage) -> str:
     """The page as HTML; every name and value from outside is escaped."""
-    return environment().get_template("report.html").render(page=page)
+    return environment().get_template("report.html").render(page=page, most_dots=MOST_DOTS)
 
 
 def class_plots(

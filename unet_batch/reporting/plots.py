@@ -21,6 +21,7 @@ MANY_STRIPS, LOW_ROW_HEIGHT = 12, 24
 LABEL_WIDTH, PLOT_WIDTH, MARGIN = 150, 690, 20
 DOT_RADIUS = 3.2
 FEWEST_FOR_BOX = 4
+MOST_DOTS, EXTREME_DOTS = 1500, 250
 _MAX_LABEL = 20
 
 
@@ -109,7 +110,8 @@ def _strip(strip: Strip, scale: Scale, middle: float, half_height: float) -> Mar
     top, height = middle - half_height, 2 * half_height
     box = Markup('<rect class="box" x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}"/>')
     line = Markup('<line class="median" x1="{x:.1f}" x2="{x:.1f}" y1="{y:.1f}" y2="{to:.1f}"/>')
-    parts = [_dot(dot, scale, middle, half_height, k) for k, dot in enumerate(strip.dots)]
+    drawn = _thinned(strip.dots)
+    parts = [_dot(dot, scale, middle, half_height, k) for k, dot in enumerate(drawn)]
     if len(strip.dots) >= FEWEST_FOR_BOX:
         # The median lies over the dots, or a crowd of them would hide it.
         parts.insert(0, box.format(x=low, y=top, w=max(high - low, 1.0), h=height))
@@ -117,6 +119,16 @@ def _strip(strip: Strip, scale: Scale, middle: float, half_height: float) -> Mar
     parts.insert(0, label)
     group = Markup('<g fill="{color}">{content}</g>')
     return group.format(color=strip.color, content=Markup("").join(parts))
+
+
+def _thinned(dots: Sequence[Dot]) -> Sequence[Dot]:
+    """At most MOST_DOTS of them: the lowest, the highest, and of the others every so many."""
+    if len(dots) <= MOST_DOTS:
+        return dots
+    by_value = sorted(dots, key=lambda dot: dot.value)
+    inner = by_value[EXTREME_DOTS:-EXTREME_DOTS]
+    places = np.linspace(0, len(inner) - 1, MOST_DOTS - 2 * EXTREME_DOTS).astype(int)
+    return [*by_value[:EXTREME_DOTS], *(inner[k] for k in places), *by_value[-EXTREME_DOTS:]]
 
 
 def _dot(dot: Dot, scale: Scale, middle: float, half_height: float, number: int) -> Markup:

@@ -136,6 +136,7 @@ def _make_job(spec: BenchSpec, case: BenchCase, folder: Path) -> SegmentJob:
     for number in range(case.num_volumes):
         voxels = random.integers(-1000, 1000, (1, *case.shape_zyx)).astype(np.int16)
         archive.write_scan(Scan(f"v{number:05d}", voxels, np.eye(4), ("CT",), "CT"), source={})
+    archive.catalog.compact()  # as an ingest does
     torch.manual_seed(0)
     config = BundleConfig(
         name="bench",

@@ -90,9 +90,7 @@ class PairStream:
 
     def _describe(self, volume_id: str) -> LabelsPair | UnetBatchError:
         try:
-            info = self._archive.info(volume_id)
-            by_name = Volume(self._archive.url, info).labels
-            return pair_of(info, by_name, self._labels, self._truth)
+            return find_pair(self._archive, volume_id, self._labels, self._truth)
         except UnetBatchError as error:
             return error
 
@@ -121,6 +119,12 @@ class PairStream:
             f"none of the {len(ids)} Volumes chosen in {self._archive.url} "
             f"has {wanted}; Labels there are: {', '.join(there) or 'none'}"
         )
+
+
+def find_pair(archive: Archive, volume_id: str, labels: str, truth: str | None) -> LabelsPair:
+    """The pair of one Volume, as it is stored now. Raises what `pair_of` and the Archive do."""
+    info = archive.info(volume_id)
+    return pair_of(info, Volume(archive.url, info).labels, labels, truth)
 
 
 def pair_of(

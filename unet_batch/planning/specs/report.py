@@ -22,8 +22,9 @@ class ReportSpec(ScoringSpec):
     where: WhereField = None
     title: str | None = Field(None, description="None: made from the names of the Labels")
     channel: int = Field(0, ge=0, description="channel of the scan that the pictures show")
-    max_volumes: int = Field(
-        300, ge=0, description="Volumes with pictures, the worst; all are in the table"
+    max_volumes: int = Field(300, ge=0, description="Volumes with pictures, the worst")
+    max_listed: int = Field(
+        2000, ge=1, description="rows of a table, the worst; `evaluate` writes a table of all"
     )
     window: int | None = Field(
         None, ge=1, description="Volumes in flight on Ray; None: 1.5 for each CPU"
