@@ -22,7 +22,8 @@ from unet_batch.models.precision import Precision
 from unet_batch.planning.specs.segment import MirrorAxis
 
 EngineKind = Literal["torch", "openvino"]
-REPEATS = 3
+REPEATS, LEAST_S = 3, 0.3
+"""Runs that are timed, at the least; of small tiles more: a few milliseconds tell nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def has_openvino() -> bool:
 
 
 def seconds_per_tile(engine: Engine, *, batch_size: int) -> float:
-    """Seconds a tile in batches of `batch_size`: the median of three runs after one to warm up.
+    """Seconds a tile in batches of `batch_size`: the median of some runs after one to warm up.
 
     Where memory runs out the batch is halved, as a Job would. Raises DeviceMemoryError where
     not even the smallest fits.
@@ -132,7 +133,10 @@ def _median_seconds(engine: Engine, batch_size: int) -> float:
     tiles = engine.tiles(batch_size).normal_()
     with torch.inference_mode():
         engine.forward(tiles)
-        return median(_seconds(engine, tiles) for _ in range(REPEATS))
+        seconds: list[float] = []
+        while len(seconds) < REPEATS or sum(seconds) < LEAST_S:
+            seconds.append(_seconds(engine, tiles))
+        return median(seconds)
 
 
 def _seconds(engine: Engine, tiles_nczyx: torch.Tensor) -> float:

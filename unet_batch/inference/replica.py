@@ -9,7 +9,6 @@ from resource import RUSAGE_SELF, getrusage
 from time import perf_counter
 
 import ray
-import torch
 
 from unet_batch.errors import ReplicaError
 from unet_batch.inference.block_pass import Array, BlockOrder
@@ -23,7 +22,7 @@ from unet_batch.inference.presets import MirroredEngine
 from unet_batch.inference.reading import PieceRef
 from unet_batch.inference.skipping import Piece, SkipRule
 from unet_batch.models.precision import resolve_precision
-from unet_batch.models.process import tune_process
+from unet_batch.models.process import own_device, tune_process
 from unet_batch.planning.specs.segment import InferenceSpec
 
 TILES_COMPARED = 2
@@ -70,7 +69,7 @@ class Replica:
         self._bundles = bundles = [
             load_model(model, trust_network=trust_network) for model in models
         ]
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = own_device()
         self._frame, self._precision = Frame.of(bundles[0], roi_zyx), inference.precision
         self._head, self._is_warm = Head.of(bundles, inference), False
         self._node = _this_node()

@@ -29,6 +29,11 @@ def tune_process(num_threads: int) -> None:
     keep_freed_memory()
 
 
+def own_device() -> torch.device:
+    """The GPU that this process was given, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def keep_freed_memory() -> None:
     """Have malloc reuse freed memory rather than return it; nothing where it cannot be told."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
