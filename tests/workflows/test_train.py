@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from unet_batch.errors import SpecError, TrainingError
 from unet_batch.formats.scan import Mask, Scan
@@ -126,6 +127,23 @@ def test_a_training_that_diverges_ends_on_both_workers_and_is_not_tried_again(
     steps = [one.step for one in events if isinstance(one, TrainStep)]
     assert steps == list(range(1, len(steps) + 1))
     assert not (tmp_path / "cube" / "configs").exists()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_two_runs_of_two_workers_have_the_same_curve_and_weights(tmp_path: Path) -> None:
+    archive = make_archive(tmp_path / "archive")
+    curves, weights = [], []
+    for name in ("once", "again"):
+        spec = make_spec(archive, tmp_path / name, steps=80)
+        curves.append(train(spec).losses)
+        weights.append(load_bundle(tmp_path / name).network().state_dict())
+    assert len(curves[0]) == 80
+    assert curves[0] == curves[1]
+    assert curves[0][0][1] > 2 * curves[0][-1][1]
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
 
 
 def check_repeated_losses(events: list[Event]) -> None:
