@@ -175,7 +175,11 @@ def test_a_corrupt_stream_is_named(tmp_path: Path) -> None:
         read_nifti(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no scan at all\n" * 100, gzip.compress(b"text" * 99)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no scan at all\n" * 100, gzip.compress(b"text" * 99)],
+    ids=["empty", "text", "zipped text"],  # gzip's header holds the time: no name for a test
+)
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_other_files_are_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)

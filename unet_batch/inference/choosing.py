@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from statistics import median
 from time import perf_counter
@@ -23,7 +24,7 @@ from unet_batch.planning.specs.segment import MirrorAxis
 
 EngineKind = Literal["torch", "openvino"]
 REPEATS, LEAST_S = 3, 0.3
-"""Runs that are timed, at the least; of small tiles more: a few milliseconds tell nothing."""
+"""How often, and how long at the least, an Engine is timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +130,22 @@ def seconds_per_tile(engine: Engine, *, batch_size: int) -> float:
             batch_size = number // 2
 
 
+def steady_median(measure: Callable[[], float], *, repeats: int, least_s: float) -> float:
+    """The median of `repeats` measurements or more, until `least_s` have gone by.
+
+    Small tiles are measured often: a machine that others use has slow moments.
+    """
+    until, found = perf_counter() + least_s, [measure() for _ in range(repeats)]
+    while perf_counter() < until:
+        found.append(measure())
+    return median(found)
+
+
 def _median_seconds(engine: Engine, batch_size: int) -> float:
     tiles = engine.tiles(batch_size).normal_()
     with torch.inference_mode():
         engine.forward(tiles)
-        seconds: list[float] = []
-        while len(seconds) < REPEATS or sum(seconds) < LEAST_S:
-            seconds.append(_seconds(engine, tiles))
-        return median(seconds)
+        return steady_median(partial(_seconds, engine, tiles), repeats=REPEATS, least_s=LEAST_S)
 
 
 def _seconds(engine: Engine, tiles_nczyx: torch.Tensor) -> float:

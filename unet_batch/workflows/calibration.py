@@ -18,16 +18,16 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
-from statistics import median
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from unet_batch.inference.block_pass import BlockOrder
-from unet_batch.inference.choosing import EngineKind, load_engine
+from unet_batch.inference.choosing import EngineKind, load_engine, steady_median
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.model_address import load_model
 from unet_batch.inference.replica import TILES_COMPARED, Replica
@@ -133,14 +133,11 @@ def _measure(
 
 
 def _pace(replica: Replica, inference: InferenceSpec, roi_zyx: tuple[int, int, int]) -> float:
-    """Seconds a tile: the median of a while, for a machine that others use has slow moments."""
+    """Seconds a tile, with all that is done from raw voxels to finished cells."""
     order, voxels_czyx = _block(replica.num_channels, inference, roi_zyx)
     pieces = [(Box.from_shape(voxels_czyx.shape), voxels_czyx)]
-    paces: list[float] = []
-    until = time.perf_counter() + LEAST_S
-    while len(paces) < REPEATS or time.perf_counter() < until:
-        paces.append(replica.seconds_per_tile(order, pieces))
-    return median(paces)
+    measure = partial(replica.seconds_per_tile, order, pieces)
+    return steady_median(measure, repeats=REPEATS, least_s=LEAST_S)
 
 
 def _check_s(

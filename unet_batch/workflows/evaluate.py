@@ -147,14 +147,8 @@ def _score(spec: EvaluateSpec, stream: PairStream, listen: Listener) -> _Results
     for scored in score_pairs(stream, window=window, scoring=Scoring.of(spec)):
         _tell(scored, listen)
         results.add(scored)
-    for missing, ids in (
-        (f"has no Labels {spec.labels!r}", stream.without_labels),
-        (f"has no truth {spec.truth!r}", stream.without_truth),
-    ):
-        for volume_id in ids:
-            listen(VolumeFinished(volume_id, "skipped", missing))
-    for volume_id, reason in stream.failed.items():
-        listen(VolumeFinished(volume_id, "quarantined", reason))
+    for one in stream.left_out():
+        listen(one)
     if check:
         listen(ArchiveChecked(results.num_scored, check.count_kinds()))
     return results

@@ -14,6 +14,7 @@ from multiprocessing.pool import ThreadPool
 from unet_batch.errors import NotFoundError, SpecError, UnetBatchError
 from unet_batch.evaluation.dice import require_same_shape
 from unet_batch.evaluation.scores import foreground_classes
+from unet_batch.monitoring.events import VolumeFinished
 from unet_batch.planning.volume_info import LabelClass, VolumeInfo
 from unet_batch.storage.archive import Archive
 from unet_batch.storage.volume import Labels, Volume
@@ -87,6 +88,15 @@ class PairStream:
                         self._note(volume_id, found)
         if not num_pairs and not self.failed:
             raise SpecError(self._nothing_to_score(ids))
+
+    def left_out(self) -> Iterator[VolumeFinished]:
+        """What became of the Volumes that are no pair, once the stream was gone over."""
+        for volume_id in self.without_labels:
+            yield VolumeFinished(volume_id, "skipped", f"has no Labels {self._labels!r}")
+        for volume_id in self.without_truth:
+            yield VolumeFinished(volume_id, "skipped", f"has no truth {self._truth!r}")
+        for volume_id, reason in self.failed.items():
+            yield VolumeFinished(volume_id, "quarantined", reason)
 
     def _describe(self, volume_id: str) -> LabelsPair | UnetBatchError:
         try:

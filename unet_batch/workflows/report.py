@@ -113,9 +113,9 @@ def _gather(
             gathered.add(scored)
     if spec.truth is None:
         listen(ArchiveChecked(len(gathered), gathered.count_kinds()))
-    left_out |= dict.fromkeys(stream.without_labels, f"has no Labels {spec.labels!r}")
-    left_out |= dict.fromkeys(stream.without_truth, f"has no truth {spec.truth!r}")
-    left_out |= stream.failed
+    for one in stream.left_out():
+        left_out[one.volume_id] = one.reason
+        listen(one)
     return gathered, dict(sorted(left_out.items()))
 
 

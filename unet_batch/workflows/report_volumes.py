@@ -1,6 +1,8 @@
-"""What a report keeps of every Volume, numbers and a few words: there may be a hundred thousand.
+"""What a report keeps of every Volume: there may be a hundred thousand.
 
-ScoredVolume, one after another ─▶ GatheredVolumes ─▶ entries of the page, in their order
+    ScoredVolume, one after another ─▶ GatheredVolumes ─▶ entries of the page, in their order
+
+Numbers and a few words are kept; its masks and its description are not.
 """
 
 from __future__ import annotations
