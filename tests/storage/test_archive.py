@@ -22,8 +22,8 @@ from unet_batch.errors import (
     StoreError,
 )
 from unet_batch.formats.scan import Scan
+from unet_batch.storage import folder_store
 from unet_batch.storage.archive import Archive, open_archive
-from unet_batch.storage.folder_store import FolderStore
 from unet_batch.storage.layout import Layout
 from unet_batch.storage.stores import open_store
 
@@ -104,15 +104,15 @@ def test_a_crash_shows_no_half_volume_and_a_second_run_mends_it(
 ) -> None:
     scan = make_scan(shape=(2, 4, 4, 4))  # document, two Shards, group, row of the Catalog
     calls = iter(range(num_puts))
-    original = FolderStore._staged
+    original = folder_store._staged
 
-    def dying(*arguments: Any) -> Any:
+    def dying(*arguments: Any, **options: Any) -> Any:
         if next(calls, None) is None:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FolderStore, "_staged", dying)
+        patch.setattr(folder_store, "_staged", dying)
         with pytest.raises(KeyboardInterrupt):
             local_archive.write_scan(scan, source={})
     assert (scan.name in local_archive) == (num_puts >= 4)

@@ -11,7 +11,7 @@ import pytest
 from unet_batch.formats.scan import Mask, Scan
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive
-from unet_batch.storage.folder_store import FolderStore
+from unet_batch.storage.folder_store import FolderStore, _staged
 from unet_batch.storage.labels_writer import LabelsWriter
 from unet_batch.storage.object_store import ObjectStore
 from unet_batch.storage.stores import open_store
@@ -88,5 +88,5 @@ def test_names_of_temporary_files_are_those_of_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = FolderStore(str(tmp_path), tmp_path)
-    with store._staged("a/b", b"content") as staged:
-        assert list(store.list_unfinished("")) == [staged.relative_to(tmp_path).as_posix()]
+    with _staged(f"{store.root}/a/b", b"content") as staged:
+        assert list(store.list_unfinished("")) == [Path(staged).relative_to(tmp_path).as_posix()]

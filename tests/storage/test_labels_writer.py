@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from unet_batch.errors import ConflictError, NotFoundError, SpecError, StoreError
 from unet_batch.formats.scan import Scan
 from unet_batch.planning.volume_info import LabelClass
+from unet_batch.storage import folder_store
 from unet_batch.storage.archive import Archive, open_archive
-from unet_batch.storage.folder_store import FolderStore
 from unet_batch.storage.labels_writer import LabelsWriter
 from unet_batch.storage.layout import Layout
 from unet_batch.storage.volume import Volume
@@ -177,7 +177,7 @@ def test_after_a_crash_at_any_put_a_second_run_gives_the_same_bytes(
     twin_archive = open_archive(twin.archive_url, create=True)
     twin_archive.write_scan(make_scan(shape=(1, *SHAPE)), source={}, layout=LAYOUT)
     with monkeypatch.context() as patch:
-        patch.setattr(FolderStore, "_staged", dying_after(num_puts, FolderStore._staged))
+        patch.setattr(folder_store, "_staged", dying_after(num_puts, folder_store._staged))
         with pytest.raises(Crash):
             write_and_publish(twin)
     random_order = random.Random(num_puts).sample(twin.write_regions(), 6)
@@ -192,10 +192,10 @@ def dying_after(num_puts: int, original: Callable[..., object]) -> Callable[...,
     """`original`, which raises Crash instead of running a further time."""
     calls = iter(range(num_puts))
 
-    def run(*arguments: object) -> object:
+    def run(*arguments: object, **options: object) -> object:
         if next(calls, None) is None:
             raise Crash
-        return original(*arguments)
+        return original(*arguments, **options)
 
     return run
 

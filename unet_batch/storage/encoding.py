@@ -13,7 +13,7 @@ Specification: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-in
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import google_crc32c
 import numpy as np
@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 from unet_batch.planning.volume_info import Json
 from unet_batch.tiling.box import Box
+
+Compression = Literal["blosc", "zstd"]
+COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 
 BLOSC_LEVEL = 5
 ZSTD_LEVEL = 3
@@ -43,7 +46,7 @@ class Encoding:
     dtype: str
     chunk: tuple[int, ...]
     shard: tuple[int, ...]
-    compression: Literal["blosc", "zstd"]
+    compression: Compression
 
     def encode(self, voxels: NDArray[Any]) -> bytes:
         """The object of one Shard; `voxels` is clipped where the array ends within it."""
@@ -52,6 +55,15 @@ class Encoding:
         if self.chunk == self.shard:
             return _encode_chunk(_padded(voxels, self.chunk), compressor)
         return _encode_shard(voxels, self.chunk, self.shard, compressor)
+
+    def decode(self, content: bytes) -> NDArray[Any]:
+        """The voxels of an object that is one Chunk. Raises ValueError where it is damaged."""
+        body, checksum = memoryview(content)[:-4], content[-4:]
+        if google_crc32c.value(bytes(body)).to_bytes(4, "little") != checksum:
+            raise ValueError("its checksum (crc32c) is not that of its bytes")
+        voxels = np.empty(self.chunk, np.dtype(self.dtype).newbyteorder("<"))
+        self._compressor().decode(body, out=voxels)
+        return voxels
 
     def codecs(self) -> list[Json]:
         """The `codecs` of the array's metadata document."""

@@ -38,6 +38,7 @@ from unet_batch.storage.complete_store import CompleteStore
 from unet_batch.storage.content import Content, content_of, stored_dtype
 from unet_batch.storage.layout import layout_for
 from unet_batch.storage.object_store import Facts, ObjectStore
+from unet_batch.storage.selection import bounding_box
 from unet_batch.storage.stores import normalize_url, open_store
 
 MAX_SLAB_BYTES = 2**28
@@ -109,7 +110,7 @@ class OutsideArray:
 
         Raises NotFoundError or StoreError where the image vanished or changed.
         """
-        bounds, rest = _bounds(selection, self.shape)
+        bounds, rest = bounding_box(selection, self.shape)
         own = dict(zip("czyx", bounds, strict=True))
         letters = self.image.axes
         found = self._read_own(tuple(own.get(letter, 0) for letter in letters))
@@ -139,30 +140,6 @@ class OutsideArray:
         thickness = max(1, min(self.image.block_czyx[1], affordable))
         for start in range(0, z, thickness):
             yield self.read((channel, slice(start, start + thickness)))
-
-
-def _bounds(selection: Any, shape: Sequence[int]) -> tuple[list[slice], tuple[Any, ...]]:
-    """A NumPy selection as the smallest box that holds it, and what is then taken of the box."""
-    parts = list(selection) if isinstance(selection, tuple) else [selection]
-    if Ellipsis in [part for part in parts if part is Ellipsis]:
-        place = next(n for n, part in enumerate(parts) if part is Ellipsis)
-        parts[place : place + 1] = [slice(None)] * (len(shape) - len(parts) + 1)
-    parts += [slice(None)] * (len(shape) - len(parts))
-    found = [_bound(part, n) for part, n in zip(parts, shape, strict=True)]
-    return [box for box, _ in found], tuple(rest for _, rest in found)
-
-
-def _bound(part: Any, size: int) -> tuple[slice, Any]:
-    if isinstance(part, slice):
-        chosen = range(size)[part]
-        low, high = (min(chosen), max(chosen) + 1) if chosen else (0, 0)
-        return slice(low, high), slice(None, None, chosen.step)
-    if isinstance(part, int | np.integer):
-        index = range(size)[int(part)]
-        return slice(index, index + 1), 0
-    indices = np.arange(size)[part]
-    low = int(indices.min()) if indices.size else 0
-    return slice(low, int(indices.max()) + 1 if indices.size else 0), indices - low
 
 
 def _block(shape: Sequence[int], chunks: dict[str, int]) -> tuple[int, int, int, int]:

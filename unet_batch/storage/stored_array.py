@@ -24,6 +24,7 @@ from unet_batch.storage.complete_store import CompleteStore
 from unet_batch.storage.outside import OutsideArray
 from unet_batch.storage.paths import SHARD_PREFIX
 from unet_batch.storage.stores import open_store
+from unet_batch.storage.whole_chunks import WholeChunks
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,13 @@ class StoredArray:
 
 
 @lru_cache(maxsize=256)
-def _opened(url: str, path: str) -> zarr.Array[Any]:
-    store = CompleteStore(open_store(url).zarr_store, _is_shard)
-    return zarr.open_array(store=store, path=path, mode="r", zarr_format=3)
+def _opened(url: str, path: str) -> WholeChunks | zarr.Array[Any]:
+    store = open_store(url)
+    whole = WholeChunks.find(store, path)
+    if whole is not None:
+        return whole
+    complete = CompleteStore(store.zarr_store, _is_shard)
+    return zarr.open_array(store=complete, path=path, mode="r", zarr_format=3)
 
 
 def _is_shard(key: str) -> bool:
