@@ -20,6 +20,7 @@ import numpy as np
 from unet_batch.inference.block_pass import BlockOrder
 from unet_batch.inference.pool import ReplicaSize
 from unet_batch.inference.reading import PieceRef
+from unet_batch.inference.references import ArrayRef
 from unet_batch.inference.replica import ReplicaReport
 from unet_batch.inference.writing import Done
 from unet_batch.tiling.box import Box
@@ -172,13 +173,13 @@ class SimulatedWorkforce:
             Box((0, *box.start), (volume.info.shape_czyx[0], *box.stop)) for volume, box in work
         ]
         later = self._io(STORE_LATENCY_S * len(work) + sum(sizes) / STORE_BYTES_PER_S, None)
-        pieces = [[PieceRef(box, later, k)] for k, box in enumerate(boxes)]
+        pieces = [[PieceRef(box, ArrayRef(later, k))] for k, box in enumerate(boxes)]
         return pieces, self._ray.submit_s + self._ray.return_s
 
     @_timed
     def predict(
         self, actor: str, orders: Sequence[BlockOrder], inputs: Sequence[Sequence[PieceRef]]
-    ) -> tuple[tuple[Later, list[Later]], float]:
+    ) -> tuple[tuple[Later, list[ArrayRef]], float]:
         tiles = [order.block.tiles.num_voxels for order in orders]
         again = [
             order.layout.rebuild_tiles(order.block).num_voxels if order.rebuild else 0
@@ -193,16 +194,17 @@ class SimulatedWorkforce:
         )
         num_cells = sum(len(order.layout.cells(order.block)) for order in orders)
         done = self._later(self.pool.work(actor, seconds), report)
-        cells = [Later(done.at, None) for _ in range(num_cells)]
-        return (done, cells), self._ray.submit_s + self._ray.return_s * (1 + num_cells)
+        cells = [ArrayRef(Later(done.at, None), k) for k in range(num_cells)]
+        num_returns = 2 if len(orders) > 1 else 1 + num_cells
+        return (done, cells), self._ray.submit_s + self._ray.return_s * num_returns
 
     def prepare_stitching(self) -> None:
         pass
 
     @_timed
-    def stitch(self, head: Any, sums: Sequence[Later]) -> tuple[tuple[Later, Later], float]:
+    def stitch(self, head: Any, sums: Sequence[ArrayRef]) -> tuple[tuple[Later, ArrayRef], float]:
         done = self._io(0.05, Done(0.05, 0, {}))
-        return (done, Later(done.at, None)), self._ray.submit_s + 2 * self._ray.return_s
+        return (done, ArrayRef(Later(done.at, None))), self._ray.submit_s + 2 * self._ray.return_s
 
     @_timed
     def write(self, work: Sequence[Any]) -> tuple[Later, float]:

@@ -22,6 +22,7 @@ import ray
 
 from unet_batch.errors import ConflictError, UnetBatchError
 from unet_batch.inference import driver
+from unet_batch.inference.references import ArrayRef
 from unet_batch.inference.workforce import RayWorkforce
 from unet_batch.monitoring.events import Event, ReplicaLost, StageTimed, VolumeFinished
 from unet_batch.planning.specs.segment import SegmentSpec
@@ -94,7 +95,7 @@ class PoisonedWorkforce(RayWorkforce):
         num_cells = sum(len(order.layout.cells(order.block)) for order in orders)
         die = actor.__ray_call__.options(num_returns=1 + num_cells)
         report, *cells = die.remote(lambda _: os._exit(1))
-        return report, cells
+        return report, [ArrayRef(one) for one in cells]
 
 
 @pytest.mark.parametrize("poison", ["v000", "v005"])  # of many Blocks; in a pack

@@ -23,8 +23,9 @@ from unet_batch.inference.held import HeldCells, Reading, Workers
 from unet_batch.inference.keeper import ReplicaKeeper
 from unet_batch.inference.outcome import Outcome, Target
 from unet_batch.inference.pool import ReplicaPool
+from unet_batch.inference.references import ArrayRef, Ref
 from unet_batch.inference.replica import ReplicaReport
-from unet_batch.inference.workforce import RayWorkforce, Ref, Workforce
+from unet_batch.inference.workforce import RayWorkforce, Workforce
 from unet_batch.inference.writing import Done
 from unet_batch.monitoring import events
 from unet_batch.monitoring.events import Listener
@@ -240,7 +241,7 @@ class Driver:
         )
 
     def _was_predicted(
-        self, call: Predict, orders: list[BlockOrder], cells: list[Ref], ref: Ref
+        self, call: Predict, orders: list[BlockOrder], cells: list[ArrayRef], ref: Ref
     ) -> Iterable[Event]:
         try:
             report = cast("ReplicaReport", self._workforce.result(ref))
@@ -264,24 +265,24 @@ class Driver:
         yield WasPredicted(call.key, call.replica, failed)
 
     def _keep_cells(
-        self, orders: list[BlockOrder], refs: list[Ref], failed: Mapping[BlockKey, str]
+        self, orders: list[BlockOrder], arrays: list[ArrayRef], failed: Mapping[BlockKey, str]
     ) -> None:
-        remaining = iter(refs)
+        remaining = iter(arrays)
         for order in orders:
             key = BlockKey(order.volume_id, order.block.sweep, order.block.number)
             for cell in order.layout.cells(order.block):
-                ref = next(remaining)
+                array = next(remaining)
                 if key in failed or self._schedule.is_closed(key.volume_id):
                     continue
                 if cell.is_seam:
-                    self._held.keep_sums(order.volume_id, cell.box, key.sweep, ref)
+                    self._held.keep_sums(order.volume_id, cell.box, key.sweep, array)
                 else:
-                    self._keep_labels(order.volume_id, cell.box, ref)
+                    self._keep_labels(order.volume_id, cell.box, array)
 
-    def _keep_labels(self, volume_id: str, box: Box, ref: Ref) -> None:
+    def _keep_labels(self, volume_id: str, box: Box, array: ArrayRef) -> None:
         shard = self._plan.volumes[volume_id].info.shard_zyx
         num_regions = sum(1 for _ in box.split(shard))
-        self._held.keep_labels(volume_id, box, ref, num_regions=num_regions)
+        self._held.keep_labels(volume_id, box, array, num_regions=num_regions)
 
     def _tell_predicted(self, orders: list[BlockOrder], report: ReplicaReport) -> None:
         voxels = sum(order.layout.scan_region(order.block).num_voxels for order in orders)
@@ -304,7 +305,9 @@ class Driver:
         done, labels = self._workforce.stitch(self._head, sums)
         self._pending[done] = partial(self._was_stitched, volume_id, cell, labels)
 
-    def _was_stitched(self, volume_id: str, cell: Cell, labels: Ref, ref: Ref) -> Iterable[Event]:
+    def _was_stitched(
+        self, volume_id: str, cell: Cell, labels: ArrayRef, ref: Ref
+    ) -> Iterable[Event]:
         done = self._result(ref, [volume_id])
         if isinstance(done, str):
             self._repeated.add(volume_id)

@@ -146,6 +146,8 @@ class Head:
         The type is `dtype`; probabilities stay from 0 to 255.
         """
         values: NDArray[np.unsignedinteger] = np.array(self.class_values, self.dtype)
+        if self.is_argmax and self.class_values == tuple(range(self.num_classes)):
+            return planes_pzyx.astype(self.dtype, copy=False)
         if self.is_argmax:
             # Indexed, not `take`n: that makes eight bytes of every index at once.
             labels: NDArray[np.unsignedinteger] = values[planes_pzyx]

@@ -9,24 +9,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
 
 from unet_batch.inference.reading import PieceRef
+from unet_batch.inference.references import ArrayRef, Ref
 from unet_batch.inference.replica import ReplicaReport
 from unet_batch.planning.plan import BlockKey
 from unet_batch.tiling.blocks import Cell
 from unet_batch.tiling.box import Box
-
-Ref = Any
 
 
 @dataclass(slots=True)
 class _Cells:
     """A Volume's labels by cell, the regions that still need them, and its sums by Seam."""
 
-    labels: dict[Box, Ref] = field(default_factory=dict)
+    labels: dict[Box, ArrayRef] = field(default_factory=dict)
     uses: dict[Box, int] = field(default_factory=dict)
-    sums: dict[Box, dict[int, Ref]] = field(default_factory=dict)
+    sums: dict[Box, dict[int, ArrayRef]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -40,7 +38,7 @@ class Reading:
     @classmethod
     def of(cls, pieces: dict[BlockKey, list[PieceRef]], started: float) -> Reading:
         """One that has just begun; several pieces may share a reference."""
-        return cls(pieces, started, {one.ref for found in pieces.values() for one in found})
+        return cls(pieces, started, {one.array.ref for found in pieces.values() for one in found})
 
 
 @dataclass(slots=True)
@@ -63,21 +61,21 @@ class HeldCells:
     def __init__(self) -> None:
         self._volumes: defaultdict[str, _Cells] = defaultdict(_Cells)
 
-    def keep_labels(self, volume_id: str, box: Box, ref: Ref, *, num_regions: int) -> None:
+    def keep_labels(self, volume_id: str, box: Box, array: ArrayRef, *, num_regions: int) -> None:
         """Hold a cell's labels until `num_regions` regions that it is a part of are stored."""
         volume = self._volumes[volume_id]
-        volume.labels[box] = ref
+        volume.labels[box] = array
         volume.uses[box] = num_regions
 
-    def keep_sums(self, volume_id: str, box: Box, sweep: int, ref: Ref) -> None:
+    def keep_sums(self, volume_id: str, box: Box, sweep: int, array: ArrayRef) -> None:
         """Hold what a Sweep contributes to a Seam."""
-        self._volumes[volume_id].sums.setdefault(box, {})[sweep] = ref
+        self._volumes[volume_id].sums.setdefault(box, {})[sweep] = array
 
-    def labels(self, volume_id: str, box: Box) -> Ref:
+    def labels(self, volume_id: str, box: Box) -> ArrayRef:
         """The labels of a cell."""
         return self._volumes[volume_id].labels[box]
 
-    def take_sums(self, volume_id: str, cell: Cell) -> list[Ref]:
+    def take_sums(self, volume_id: str, cell: Cell) -> list[ArrayRef]:
         """The sums of a Seam, in the order of its Sweeps, and let go of them."""
         sums = self._volumes[volume_id].sums.pop(cell.box)
         return [sums[sweep] for sweep in cell.sweeps]

@@ -9,7 +9,8 @@ from ray.exceptions import RayError
 
 from unet_batch.inference.deaths import Coroner, Death
 from unet_batch.inference.pool import ReplicaPool
-from unet_batch.inference.workforce import Ref, Workforce
+from unet_batch.inference.references import Ref
+from unet_batch.inference.workforce import Workforce
 from unet_batch.monitoring.events import Listener, ReplicaLost, Warned
 from unet_batch.planning.messages import Event, ReplicaGone, ReplicaReady
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from ray.util.dask import ray_dask_get
 
 from unet_batch.errors import UnetBatchError
+from unet_batch.inference.references import ArrayRef
 from unet_batch.storage.stores import limit_zarr_threads
 from unet_batch.storage.volume import Volume
 from unet_batch.tiling.box import Box, Index
@@ -42,13 +43,11 @@ _REMOTE = {"num_cpus": IO_CPUS, "max_retries": 3}
 class PieceRef:
     """A box (c, z, y, x) of a Volume, and where its raw voxels are.
 
-    `ref` is an array, or, where `index` is set, a list of arrays and of reasons why one could
-    not be read.
+    In a list of arrays, a text says why one could not be read.
     """
 
     box: Box
-    ref: ray.ObjectRef[Any]
-    index: int | None = None
+    array: ArrayRef
 
 
 @ray.remote(num_cpus=IO_CPUS, max_retries=0)
@@ -68,7 +67,7 @@ def read_pieces(volume: Volume, box: Box) -> list[PieceRef]:
     graph = optimize(region.__dask_graph__(), keys)  # type: ignore[no-untyped-call]
     refs = ray_dask_get(graph, keys, ray_persist=True, ray_remote_args=_REMOTE)
     boxes = _chunk_boxes(region.chunks, (0, *box.start))
-    return [PieceRef(part, ref) for part, ref in zip(boxes, refs, strict=True)]
+    return [PieceRef(part, ArrayRef(ref)) for part, ref in zip(boxes, refs, strict=True)]
 
 
 def _lazy(volume: Volume, box: Box) -> da.Array:
@@ -91,7 +90,7 @@ def read_pack(work: Sequence[tuple[Volume, Box]]) -> list[PieceRef]:
     graph, key = lazy.__dask_graph__(), lazy.key
     (ref,) = ray_dask_get(graph, [key], ray_persist=True, ray_remote_args=_REMOTE)
     boxes = [_with_channels(volume, box) for volume, box in work]
-    return [PieceRef(box, ref, index) for index, box in enumerate(boxes)]
+    return [PieceRef(box, ArrayRef(ref, index)) for index, box in enumerate(boxes)]
 
 
 def _read_each(work: Sequence[tuple[Volume, Box]]) -> list[NDArray[Any] | str]:

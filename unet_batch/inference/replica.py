@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from resource import RUSAGE_SELF, getrusage
 from time import perf_counter
+from typing import Any
 
 import ray
 
@@ -20,6 +21,7 @@ from unet_batch.inference.precision_check import labels_differ
 from unet_batch.inference.predictor import Predictor
 from unet_batch.inference.presets import MirroredEngine
 from unet_batch.inference.reading import PieceRef
+from unet_batch.inference.references import ArrayRef, Ref, fetch
 from unet_batch.inference.skipping import Piece, SkipRule
 from unet_batch.models.precision import resolve_precision
 from unet_batch.models.process import own_device, tune_process
@@ -47,6 +49,20 @@ class ReplicaReport:
     short: tuple[bool, ...] = ()
     warnings: tuple[str, ...] = ()
     node: str = ""
+
+
+class _Unread(str):
+    """Why an object is not there."""
+
+    __slots__ = ()
+
+
+_UNREAD = (
+    ray.exceptions.RayTaskError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.WorkerCrashedError,
+)
 
 
 class Replica:
@@ -105,7 +121,7 @@ class Replica:
         fails alone. The cells of a Block that failed are None.
         """
         started = perf_counter()
-        fetched = [_fetch(pieces) for pieces in inputs]
+        fetched = _fetch_each(inputs)
         failures = [found if isinstance(found, str) else "" for found in fetched]
         readable = [k for k, failure in enumerate(failures) if not failure]
         results = self._predictor.predict(
@@ -131,6 +147,13 @@ class Replica:
             node=self._node,
         )
         return (report, *(cell for block in cells for cell in block))
+
+    def predict_pack(
+        self, orders: Sequence[BlockOrder], inputs: Sequence[Sequence[PieceRef]]
+    ) -> tuple[ReplicaReport | Array | None, list[ReplicaReport | Array | None]]:
+        """The same with all cells in one list: small ones, to travel together."""
+        report, *cells = self.predict(orders, inputs)
+        return report, cells
 
     @property
     def num_channels(self) -> int:
@@ -158,7 +181,7 @@ class Replica:
         """
         if resolve_precision(self._precision, self._device) == "fp32":
             return None
-        fetched = ((order, _fetch(pieces)) for order, pieces in zip(orders, inputs, strict=True))
+        fetched = zip(orders, _fetch_each(inputs), strict=True)
         readable = ((order, found) for order, found in fetched if not isinstance(found, str))
         order, pieces = next(readable, (None, ()))
         if order is None:
@@ -184,23 +207,31 @@ def _this_node() -> str:
     return f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}"
 
 
-def _fetch(pieces: Sequence[PieceRef]) -> list[Piece] | str:
-    """A Block's voxels, or why they could not be read."""
+def _fetch_each(inputs: Sequence[Sequence[PieceRef]]) -> list[list[Piece] | str]:
+    """The voxels of each Block, or why they could not be read; each object is fetched once."""
+    every = [piece.array for pieces in inputs for piece in pieces]
     try:
-        values = ray.get([piece.ref for piece in pieces])
+        values: dict[Ref, Any] = fetch(every)
+    except _UNREAD:  # by one of them: each for itself
+        values = {one.ref: _fetch_alone(one) for one in every}
+    return [_pieces(pieces, values) for pieces in inputs]
+
+
+def _fetch_alone(array: ArrayRef) -> Any:
+    try:
+        return fetch([array])[array.ref]
     except ray.exceptions.RayTaskError as error:
-        return f"reading failed: {error.cause}"
-    except (
-        ray.exceptions.ObjectLostError,
-        ray.exceptions.OutOfMemoryError,
-        ray.exceptions.WorkerCrashedError,
-    ) as error:
-        return f"reading failed: {error}"
-    arrays = [
-        value if piece.index is None else value[piece.index]
-        for piece, value in zip(pieces, values, strict=True)
-    ]
-    for array in arrays:
+        return _Unread(str(error.cause))
+    except _UNREAD as error:
+        return _Unread(str(error))
+
+
+def _pieces(pieces: Sequence[PieceRef], values: Mapping[Ref, Any]) -> list[Piece] | str:
+    found: list[Piece] = []
+    for piece in pieces:
+        value = values[piece.array.ref]
+        array = value if isinstance(value, _Unread) else piece.array.of(value)
         if isinstance(array, str):
             return f"reading failed: {array}"
-    return [(piece.box, array) for piece, array in zip(pieces, arrays, strict=True)]
+        found.append((piece.box, array))
+    return found

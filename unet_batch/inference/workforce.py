@@ -15,6 +15,7 @@ from unet_batch.inference.block_pass import BlockOrder
 from unet_batch.inference.head import Head
 from unet_batch.inference.postprocessing import postprocess
 from unet_batch.inference.reading import IO_CPUS, IO_WORKERS, PieceRef, read_pack, read_pieces
+from unet_batch.inference.references import ArrayRef, Ref
 from unet_batch.inference.stitching import prepare_stitcher, stitch
 from unet_batch.inference.writing import LabelRef, publish, write_regions
 from unet_batch.planning.specs.postprocess import PostprocessStep
@@ -22,8 +23,6 @@ from unet_batch.planning.volume_info import Json
 from unet_batch.storage.labels_set import LabelsSet
 from unet_batch.storage.volume import Volume
 from unet_batch.tiling.box import Box
-
-Ref = Any  # ray.ObjectRef: its own generic type tells mypy nothing
 
 ReadWork = Sequence[tuple[Volume, Box]]
 WriteWork = Sequence[tuple[LabelsSet, Box, Sequence[LabelRef]]]
@@ -39,13 +38,13 @@ class Workforce(Protocol):
 
     def predict(
         self, actor: Any, orders: Sequence[BlockOrder], inputs: Sequence[Sequence[PieceRef]]
-    ) -> tuple[Ref, list[Ref]]:
+    ) -> tuple[Ref, list[ArrayRef]]:
         """A ReplicaReport, and the array of each cell of each Block in turn."""
 
     def prepare_stitching(self) -> None:
         """Have workers ready for `stitch` before it is needed."""
 
-    def stitch(self, head: Head, sums: Sequence[Ref]) -> tuple[Ref, Ref]:
+    def stitch(self, head: Head, sums: Sequence[ArrayRef]) -> tuple[Ref, ArrayRef]:
         """A Done, and the planes of a Seam."""
 
     def write(self, work: WriteWork) -> Ref:
@@ -81,21 +80,24 @@ class RayWorkforce:
 
     def predict(
         self, actor: Any, orders: Sequence[BlockOrder], inputs: Sequence[Sequence[PieceRef]]
-    ) -> tuple[Ref, list[Ref]]:
-        """A call of the actor, with a return for each cell."""
+    ) -> tuple[Ref, list[ArrayRef]]:
+        """A call of the actor, with a return for each cell; with one for all cells of a pack."""
         num_cells = sum(len(order.layout.cells(order.block)) for order in orders)
-        report, *cells = actor.predict.options(num_returns=1 + num_cells).remote(orders, inputs)
-        return report, cells
+        if len(orders) > 1:
+            report, cells = actor.predict_pack.options(num_returns=2).remote(orders, inputs)
+            return report, [ArrayRef(cells, index) for index in range(num_cells)]
+        report, *each = actor.predict.options(num_returns=1 + num_cells).remote(orders, inputs)
+        return report, list(map(ArrayRef, each))
 
     def prepare_stitching(self) -> None:
         """As many as read and write beside a Replica: any of them may be the one to stitch."""
         for _ in range(IO_WORKERS):
             prepare_stitcher.remote()
 
-    def stitch(self, head: Head, sums: Sequence[Ref]) -> tuple[Ref, Ref]:
-        """A task that takes the sums where they are."""
-        done, labels = stitch.remote(head, *sums)
-        return done, labels
+    def stitch(self, head: Head, sums: Sequence[ArrayRef]) -> tuple[Ref, ArrayRef]:
+        """A task that takes the sums where they are: each a return of its own, of a lone Block."""
+        done, labels = stitch.remote(head, *(one.ref for one in sums))
+        return done, ArrayRef(labels)
 
     def write(self, work: WriteWork) -> Ref:
         """One task for all."""

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from unet_batch.errors import UnetBatchError
 from unet_batch.inference.reading import IO_CPUS
+from unet_batch.inference.references import ArrayRef, fetch
 from unet_batch.planning.volume_info import Json
 from unet_batch.storage.labels_set import LabelsSet
 from unet_batch.tiling.box import Box
 
-LabelRef = tuple[Box, "ray.ObjectRef[Any]"]
-"""A cell and the reference to its planes (p, z, y, x) of labels, and of probabilities."""
+LabelRef = tuple[Box, ArrayRef]
+"""A cell and where its planes (p, z, y, x) of labels, and of probabilities, are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,11 @@ def write_regions(work: Sequence[tuple[LabelsSet, Box, Sequence[LabelRef]]]) -> 
     """Put the cells of each region together and store it, whole."""
     started, num_bytes = perf_counter(), 0
     failures: dict[str, str] = {}
+    values = fetch(array for _, _, cells in work for _, array in cells)
     for labels, region, cells in work:
         try:
-            num_bytes += labels.write(region, _assemble(labels, region, cells))
+            found = [(box, array.of(values[array.ref])) for box, array in cells]
+            num_bytes += labels.write(region, _assemble(labels, region, found))
         except (UnetBatchError, OSError) as error:
             failures[labels.volume_id] = f"writing Labels {labels.name!r} failed: {error}"
     return Done(perf_counter() - started, num_bytes, failures)
@@ -61,11 +64,14 @@ def publish(work: Sequence[tuple[LabelsSet, dict[str, Json]]]) -> Done:
     return Done(perf_counter() - started, 0, failures)
 
 
-def _assemble(labels: LabelsSet, region: Box, cells: Sequence[LabelRef]) -> NDArray[Any]:
+def _assemble(
+    labels: LabelsSet, region: Box, cells: Sequence[tuple[Box, NDArray[Any]]]
+) -> NDArray[Any]:
     """The planes of a region from the cells that touch it; each voxel is in exactly one."""
-    arrays = ray.get([ref for _, ref in cells])
+    if [box for box, _ in cells] == [region]:
+        return cells[0][1]
     planes = np.empty((labels.num_planes, *region.shape), labels.dtype)
-    for (box, _), array in zip(cells, arrays, strict=True):
+    for box, array in cells:
         part = box & region
         inside = part.relative_to(box).slices
         planes[:, *part.relative_to(region).slices] = array[:, *inside]

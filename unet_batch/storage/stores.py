@@ -22,6 +22,8 @@ def normalize_url(url: str | Path) -> str:
     unknown scheme, and for credentials in the URL.
     """
     text = str(url).rstrip("/") or "/"
+    if text.startswith("/"):
+        return os.path.abspath(text)  # noqa: PTH100  (no look at the disk)
     parts = urlsplit(text)
     if parts.scheme == "file":
         return os.path.abspath(unquote(parts.path))  # noqa: PTH100  (no look at the disk)
