@@ -54,6 +54,7 @@ def test_it_says_what_the_plan_says(kinds: list[int]) -> None:
     plan, long = Plan(PLANNER, shop.infos), LongPlan(PLANNER, shop.briefs(), shop.fetch)
     assert list(long.chains()) == list(plan.chains())
     assert long.refused == plan.refused
+    assert long.lanes_within_memory(8) == plan.lanes_within_memory(8)
     assert (long.num_tiles, long.num_voxels, long.has_seams) == (
         plan.num_tiles,
         plan.num_voxels,

@@ -81,6 +81,18 @@ def test_volumes_that_do_not_fit_the_model_are_refused_by_name() -> None:
         planner().plan(nan)
 
 
+def test_small_volumes_lie_side_by_side_as_far_as_memory_goes() -> None:
+    infos = [info("small", 40, 40, 40), info("large", 400, 300, 300)]
+    plan = Plan(planner(), infos)
+    each = planner().footprint(plan.volumes["small"]).total
+    weights = planner().model.weight_bytes
+    for number in (1, 2, 5):
+        budget = weights + number * (each - weights) + 1
+        tight = Plan(replace(planner(), memory_budget=budget), infos[:1])
+        assert tight.lanes_within_memory(4) == min(4, number)
+    assert Plan(planner(), infos[1:]).lanes_within_memory(4) == 1  # nothing is packed
+
+
 def test_the_largest_footprint_is_that_of_the_heaviest_volume() -> None:
     plan = Plan(planner(), [info("a", 40, 40, 40), info("b", 90, 90, 90)])
     assert plan.largest_footprint == plan.planner.footprint(plan.volumes["b"])

@@ -46,7 +46,7 @@ def _from_float32(value: Any) -> Any:
 
 
 def _make_add(load: Callable[[Any], Any]) -> Any:
-    @numba.njit(parallel=True, fastmath={"contract", "nsz"}, cache=True)
+    @numba.njit(parallel=True, nogil=True, fastmath={"contract", "nsz"}, cache=True)
     def add(
         sums: Any, logits: Any, bell_z: Any, bell_y: Any, bell_row: Any, floor: Any, spans: Any
     ) -> None:
@@ -75,7 +75,7 @@ add_bfloat16 = _make_add(_from_bfloat16)
 add_float32 = _make_add(_from_float32)
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, nogil=True, cache=True)
 def finish_channels_last(sums: Any, num_classes: int, labels: Any, spans: Any) -> int:
     """Class indices of sums (1, z, y, x * class) into `labels`, the sums set to zero.
 
@@ -107,7 +107,7 @@ def finish_channels_last(sums: Any, num_classes: int, labels: Any, spans: Any) -
     return broken
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(parallel=True, nogil=True, cache=True)
 def finish_channels_first(sums: Any, labels: Any, spans: Any) -> int:
     """Class indices of sums (class, z, y, x) into `labels`; else as `finish_channels_last`."""
     num_classes, rows, length = sums.shape[0], spans[1, 2], spans[2, 2]

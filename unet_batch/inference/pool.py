@@ -19,6 +19,7 @@ from unet_batch.errors import ReplicaError
 from unet_batch.inference.choosing import EngineKind
 from unet_batch.inference.reading import IO_CPUS, IO_WORKERS, prepare_worker
 from unet_batch.inference.replica import Replica
+from unet_batch.planning.plan import Plan
 from unet_batch.planning.specs.segment import InferenceSpec, ReplicaRange, ResourceSpec
 
 MAX_FAILED_STARTS = 3  # in a row: then the model or its memory is at fault, not chance
@@ -47,6 +48,14 @@ class ReplicaSize:
     def at_once(self) -> int:
         """Replicas that work is read for before any is ready; others may have to wait."""
         return max(1, self.least)
+
+    def num_lanes(self, plan: Plan, engine: EngineKind) -> int:
+        """Lanes of a Replica for the small Volumes of a Plan: a core each, if memory suffices.
+
+        A GPU computes one batch at a time anyway, and OpenVINO shares out cores itself.
+        """
+        is_shared = engine == "torch" and not self.num_gpus
+        return plan.lanes_within_memory(self.num_cpus) if is_shared else 1
 
     @classmethod
     def resolve(cls, spec: ResourceSpec) -> ReplicaSize:
@@ -80,9 +89,10 @@ class ReplicaPool:
         size: ReplicaSize,
         roi_zyx: tuple[int, int, int],
         engine: EngineKind = "torch",
+        num_lanes: int = 1,
         trust_network: bool = False,
     ) -> None:
-        self.size = size
+        self.size, self._num_lanes = size, num_lanes
         self._arguments = (tuple(models), inference)
         self._roi_zyx, self._engine, self._trust_network = roi_zyx, engine, trust_network
         self._actors: dict[str, Any] = {}
@@ -120,6 +130,7 @@ class ReplicaPool:
             roi_zyx=self._roi_zyx,
             engine=self._engine,
             num_threads=self.size.num_cpus,
+            num_lanes=self._num_lanes,
             trust_network=self._trust_network,
         )
         self._actors[name] = actor

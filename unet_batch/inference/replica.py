@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from resource import RUSAGE_SELF, getrusage
 from time import perf_counter
 from typing import Any
@@ -16,6 +17,7 @@ from unet_batch.inference.block_pass import Array, BlockOrder
 from unet_batch.inference.choosing import EngineKind, load_engine
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.head import Head
+from unet_batch.inference.lanes import Lanes
 from unet_batch.inference.model_address import load_model
 from unet_batch.inference.precision_check import labels_differ
 from unet_batch.inference.predictor import Predictor
@@ -79,6 +81,7 @@ class Replica:
         roi_zyx: tuple[int, int, int],
         engine: EngineKind,
         num_threads: int,
+        num_lanes: int = 1,
         trust_network: bool = False,
     ) -> None:
         tune_process(num_threads)
@@ -89,7 +92,8 @@ class Replica:
         self._frame, self._precision = Frame.of(bundles[0], roi_zyx), inference.precision
         self._head, self._is_warm = Head.of(bundles, inference), False
         self._node = _this_node()
-        self._predictor = Predictor(
+        make = partial(
+            Predictor,
             load_engine(
                 engine,
                 bundles,
@@ -104,6 +108,8 @@ class Replica:
             batch_size=inference.batch_size,
             skip=SkipRule.of(inference, bundles[0].channels),
         )
+        self._predictor = make()
+        self._lanes = Lanes([make() for _ in range(num_lanes)]) if num_lanes > 1 else None
 
     def warm_up(self) -> str:
         """Predict an empty batch, once, so that the first Block finds all there; what runs it."""
@@ -124,7 +130,9 @@ class Replica:
         fetched = _fetch_each(inputs)
         failures = [found if isinstance(found, str) else "" for found in fetched]
         readable = [k for k, failure in enumerate(failures) if not failure]
-        results = self._predictor.predict(
+        # A lone Block may go on with a slab; several are of Volumes that are a Block each.
+        predictor = self._lanes if self._lanes and len(readable) > 1 else self._predictor
+        results = predictor.predict(
             [orders[k] for k in readable],
             (found for found in fetched if not isinstance(found, str)),
         )
@@ -140,10 +148,10 @@ class Replica:
             num_tiles=sum(result.num_tiles for result in results),
             num_skipped=sum(result.num_skipped for result in results),
             busy_s=perf_counter() - started,
-            seconds=self._predictor.seconds,
+            seconds=predictor.seconds,
             peak_rss_bytes=1024 * getrusage(RUSAGE_SELF).ru_maxrss,  # Linux counts in KiB
             short=tuple(short),
-            warnings=self._predictor.take_warnings(),
+            warnings=predictor.take_warnings(),
             node=self._node,
         )
         return (report, *(cell for block in cells for cell in block))

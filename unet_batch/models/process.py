@@ -23,10 +23,15 @@ def tune_process(num_threads: int) -> None:
 
     Ray had set OMP_NUM_THREADS to the actor's CPUs, which torch would follow.
     """
+    use_threads(num_threads)
+    keep_freed_memory()
+
+
+def use_threads(num_threads: int) -> None:
+    """Let what the current thread asks of torch and numba run on `num_threads` threads."""
     torch.set_num_threads(num_threads)
     most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     numba.set_num_threads(min(num_threads, most))
-    keep_freed_memory()
 
 
 def own_device() -> torch.device:

@@ -87,7 +87,7 @@ class LongPlan(Plan):
         super().__init__(planner, ())
         ids: list[str] = []
         self._tiles, self._is_lone = array("q"), bytearray()
-        self._num_voxels, self._heaviest, self._has_seams = 0, 0, False
+        self._num_voxels, self._heaviest_small, self._has_seams = 0, 0, False
         for volume, cost in survey(planner, volumes):
             if isinstance(cost, str):
                 self.refused[volume.id] = cost
@@ -97,6 +97,8 @@ class LongPlan(Plan):
             self._is_lone.append(cost.num_blocks == 1)
             self._num_voxels += volume.num_voxels
             self._has_seams = self._has_seams or cost.has_seams
+            if cost.num_blocks == 1 and cost.num_tiles < self._pack_tiles:
+                self._heaviest_small = max(self._heaviest_small, cost.memory_bytes)
         self._ids, self._on_demand = ids, VolumesOnDemand(planner, ids, fetch)
         self.volumes = self._on_demand
 
@@ -119,6 +121,10 @@ class LongPlan(Plan):
     def tiles_of(self, volume_id: str) -> int:
         place = self._on_demand.position(volume_id)
         return 0 if place is None else self._tiles[place]
+
+    @override
+    def _small_bytes(self) -> int:
+        return self._heaviest_small
 
     @override
     def chains(self) -> Iterator[Chain]:

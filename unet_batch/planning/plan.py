@@ -202,6 +202,19 @@ class Plan:
         footprints = map(self.planner.footprint, self.volumes.values())
         return max(footprints, key=lambda one: one.total, default=None)
 
+    def lanes_within_memory(self, most: int) -> int:
+        """How many small Volumes, `most` at most, a Replica's memory budget holds side by side."""
+        planner, memory_bytes = self.planner, self._small_bytes()
+        each = memory_bytes - planner.model.weight_bytes  # which all share
+        room = planner.memory_budget - planner.model.weight_bytes
+        return max(1, min(most, room // each)) if memory_bytes else 1
+
+    def _small_bytes(self) -> int:
+        """What a Replica holds for the heaviest Volume that is packed; 0 where none is."""
+        small = filter(self._is_small, self.volumes.values())
+        kinds = {(id(one.layout), one.info.dtype): one for one in small}  # equal ones are shared
+        return max((self.planner.footprint(one).total for one in kinds.values()), default=0)
+
     def chains(self) -> Iterator[Chain]:
         """Chains of large volumes, the largest first, then packs of small ones.
 

@@ -97,8 +97,14 @@ def _measure(spec: BenchSpec, case: BenchCase, listen: Listener) -> CaseResult:
         size = ReplicaSize.resolve(job.spec.resources)
         tune_process(size.num_cpus)
         bare = _Bare(job, spec.batch_size)
+        plan = job.plan(job.infos, num_replicas=size.count)
         with ReplicaPool(
-            job.model_paths, job.spec.inference, size=size, roi_zyx=case.roi, engine=bare.kind
+            job.model_paths,
+            job.spec.inference,
+            size=size,
+            roi_zyx=case.roi,
+            engine=bare.kind,
+            num_lanes=size.num_lanes(plan, bare.kind),
         ) as pool:
             started = perf_counter()
             runs = [_Run(job, 0, pool, listen)]  # the first starts the Replicas: not counted

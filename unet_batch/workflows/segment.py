@@ -154,6 +154,7 @@ def _drive(
             size=size,
             roi_zyx=job.roi_zyx,
             engine=choice.kind,
+            num_lanes=size.num_lanes(plan, choice.kind),
             trust_network=job.spec.trust_network,
         ) as pool,
     ):
