@@ -14,7 +14,7 @@ from typing import Any
 
 from unet_batch.planning.volume_info import Json
 
-VOLUME_S = 0.01
+VOLUME_S = 0.0025
 """A Replica's seconds for each Volume beside its tiles: the bench's archive of 500 of 40³."""
 
 JOB_S = 5.0
