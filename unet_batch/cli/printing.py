@@ -245,6 +245,21 @@ def print_bench(summary: BenchSummary) -> None:
         numbers=8,
     )
     print_table(
+        "What that is, and takes",
+        ("case", "Mvoxel a second", "ms a Volume beyond bare", "start of a Replica s", "GPU MiB"),
+        [
+            (
+                case.name,
+                case.voxels_per_second / 1e6,
+                1e3 * case.overhead_s_per_volume,
+                case.start_s,
+                case.peak_device_bytes // 2**20 or None,
+            )
+            for case in summary.cases
+        ],
+        numbers=4,
+    )
+    print_table(
         "Where the workers' seconds go",
         ("case", "part", "seconds"),
         [

@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from unet_batch.errors import DeviceMemoryError
-from unet_batch.inference.head import Head
+from unet_batch.inference.head import NOT_FINITE, Head
 from unet_batch.inference.regridding import finish_on_scan_grid
 from unet_batch.inference.skipping import Piece, SkipRule
 from unet_batch.inference.slab import Slab
+from unet_batch.inference.transfer import Fetch, Transfer
 from unet_batch.inference.voxels import copy_tile
 from unet_batch.planning.volume_info import ChannelStatistics
 from unet_batch.tiling.blocks import Block, BlockLayout, Cell
@@ -70,9 +71,12 @@ class BlockPass:
         slab: Slab,
         head: Head,
         result: BlockResult,
+        transfer: Transfer,
     ) -> None:
         self._order, self._box, self._voxels, self._slab = order, box, voxels_czyx, slab
-        self._head, self._result = head, result
+        self._head, self._result, self._transfer = head, result, transfer
+        self._downloads: list[Fetch] = []
+        self._broken: Fetch | None = None
         self._cells = order.layout.cells(order.block)
         self._outputs = [self._room(cell) for cell in self._cells]
         self._skip: SkipRule | None = None
@@ -138,7 +142,16 @@ class BlockPass:
         """Give the Block up: nothing of it is handed out."""
         self._result.failure = str(error)
         self._result.is_short = isinstance(error, DeviceMemoryError)
-        self._result.cells = []
+
+    def hand_out(self) -> None:
+        """Wait for the cells and put them into the result: label values and sums."""
+        if not self._result.failure and self._broken is not None and self._broken():
+            self._result.failure = NOT_FINITE
+        if self._result.failure:
+            return
+        for cell, fetch in zip(self._cells, self._downloads, strict=True):
+            array = fetch()
+            self._result.cells.append(array if cell.is_seam else self._head.label_values(array))
 
     def _read_out(self, layer: Box) -> None:
         for cell, output in zip(self._cells, self._outputs, strict=True):
@@ -164,8 +177,8 @@ class BlockPass:
         return self._head.room(cell.box.shape, device)
 
     def _close(self) -> None:
-        """Hand the cells out as label values and sums; let go of the voxels."""
-        for cell, output in zip(self._cells, self._outputs, strict=True):
-            array = output.cpu().numpy()
-            self._result.cells.append(array if cell.is_seam else self._head.label_values(array))
+        """Have the cells copied to the host; let go of the voxels."""
+        self._downloads = [self._transfer.download(output) for output in self._outputs]
+        if self._slab.broken is not None:
+            self._broken = self._transfer.download(self._slab.broken)
         self._outputs, self._voxels, self._pieces = [], torch.empty(0), ()

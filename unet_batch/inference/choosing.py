@@ -15,6 +15,7 @@ import torch
 
 from unet_batch.errors import DeviceMemoryError, SpecError
 from unet_batch.inference.engine import Engine, Frame, TorchEngine
+from unet_batch.inference.graph_engine import GraphEngine
 from unet_batch.inference.memory import memory_errors
 from unet_batch.inference.presets import EnsembleEngine, MirroredEngine
 from unet_batch.models.bundle import Bundle
@@ -22,7 +23,10 @@ from unet_batch.models.networks import is_own
 from unet_batch.models.precision import Precision
 from unet_batch.planning.specs.segment import MirrorAxis
 
-EngineKind = Literal["torch", "openvino"]
+EngineKind = Literal["torch", "openvino", "cuda_graph"]
+_CANNOT_RUN: dict[EngineKind, tuple[type[Exception], ...]] = {"cuda_graph": (RuntimeError,)}
+"""What an Engine raises of a network that it cannot run, beside running out of memory."""
+
 REPEATS, LEAST_S = 3, 0.3
 """How often, and how long at the least, an Engine is timed."""
 
@@ -54,7 +58,8 @@ def load_engine(
 ) -> Engine:
     """The networks of the Bundles, one or an ensemble, as one Engine that mirrors if asked to.
 
-    `frame` is that of each. Raises SpecError where OpenVINO is not installed.
+    `frame` is that of each. Raises SpecError where OpenVINO is not installed, or CUDA graphs are
+    wanted without a GPU.
     """
     members = [_load_one(kind, one, frame, precision, device) for one in bundles]
     engine = members[0] if len(members) == 1 else EnsembleEngine(members)
@@ -66,6 +71,13 @@ def _load_one(
 ) -> Engine:
     if kind == "torch":
         return TorchEngine(bundle.network(), frame, precision=precision, device=device)
+    if kind == "cuda_graph":
+        if device.type != "cuda":
+            raise SpecError(
+                f"inference.engine=cuda_graph runs on a GPU, this Replica has {device.type}; ask"
+                " for one with resources.gpus_per_replica, or use torch"
+            )
+        return GraphEngine(bundle.network(), frame, precision=precision, device=device)
     if not has_openvino():
         raise SpecError(
             "inference.engine=openvino: OpenVINO is not installed; `pip install"
@@ -87,13 +99,10 @@ def choose_engine(
 ) -> EngineChoice:
     """The fastest Engine for tiles of this frame, each timed over a few batches.
 
-    A network of the user's own stays with torch: OpenVINO traces it once, and what its code
-    decides by the values it sees would be decided for good.
+    One that has not the memory for a single tile is no choice, nor are CUDA graphs of a network
+    that cannot be captured.
     """
-    kinds: list[EngineKind] = ["torch"]
-    has_own = any(is_own(bundle.network_name) for bundle in bundles)
-    if device.type == "cpu" and has_openvino() and not has_own:
-        kinds.append("openvino")
+    kinds = _candidates(bundles, device)
     if len(kinds) == 1:
         return EngineChoice("torch", {})
     paces: dict[str, float] = {}
@@ -101,11 +110,24 @@ def choose_engine(
         engine = load_engine(
             kind, bundles, frame, precision=precision, device=device, mirror=mirror
         )
-        with suppress(DeviceMemoryError):  # one that fits not a single tile is no choice
+        with suppress(DeviceMemoryError, *_CANNOT_RUN.get(kind, ())):
             paces[kind] = seconds_per_tile(engine, batch_size=batch_size)
         engine.close()
     timed = [kind for kind in kinds if kind in paces]
     return EngineChoice(min(timed, key=lambda kind: paces[kind], default="torch"), paces)
+
+
+def _candidates(bundles: Sequence[Bundle], device: torch.device) -> list[EngineKind]:
+    """What can run the Bundles on the device.
+
+    A network of the user's own stays with torch: the others see it run once, and what its code
+    decides by the values it sees would be decided for good.
+    """
+    if any(is_own(bundle.network_name) for bundle in bundles):
+        return ["torch"]
+    if device.type == "cuda":
+        return ["torch", "cuda_graph"]
+    return ["torch", "openvino"] if has_openvino() else ["torch"]
 
 
 def has_openvino() -> bool:

@@ -295,6 +295,7 @@ class Driver:
                 num_skipped=report.num_skipped,
                 parts=report.seconds,
                 peak_rss_bytes=report.peak_rss_bytes,
+                peak_device_bytes=report.peak_device_bytes,
             )
         )
 

@@ -21,6 +21,7 @@ from unet_batch.inference.head import Head
 from unet_batch.inference.memory import memory_errors
 from unet_batch.inference.skipping import Piece, SkipRule
 from unet_batch.inference.slab import Slab
+from unet_batch.inference.transfer import transfer_for
 from unet_batch.inference.voxels import assemble, copy_tile
 from unet_batch.models.intensity import Normalizer
 from unet_batch.models.resampling import to_model_grid
@@ -49,6 +50,7 @@ class Predictor:
         self.engine, self._intensity, self._batch_size = engine, intensity, batch_size
         self._importance: Importance = importance
         self._head, self._skip = head, skip
+        self._transfer = transfer_for(engine.device)
         self._slabs: dict[tuple[str, int], Slab] = {}
         self.seconds: dict[str, float] = {}
         self._warnings: list[str] = []
@@ -64,10 +66,15 @@ class Predictor:
         """
         self.seconds = {"normalise": 0.0, "forward": 0.0, "accumulate": 0.0, "finish": 0.0}
         results = [BlockResult() for _ in orders]
+        begun: list[BlockPass] = []
         with torch.inference_mode():
-            tiles = self._tiles(zip(orders, inputs, results, strict=True))
+            tiles = self._tiles(zip(orders, inputs, results, strict=True), begun)
             for batch in _batched(tiles, lambda: self._batch_size):
                 self._predict_batch(batch)
+            started = perf_counter()
+            for one in begun:
+                one.hand_out()
+        self.seconds["finish"] += perf_counter() - started
         return results
 
     def warm_up(self) -> None:
@@ -111,8 +118,11 @@ class Predictor:
         return taken
 
     def _tiles(
-        self, work: Iterable[tuple[BlockOrder, Sequence[Piece], BlockResult]]
+        self,
+        work: Iterable[tuple[BlockOrder, Sequence[Piece], BlockResult]],
+        begun: list[BlockPass],
     ) -> Iterator[_Tile]:
+        """The tiles of all Blocks in turn; each Block is noted in `begun`."""
         for order, pieces, result in work:
             try:
                 with memory_errors(self.engine.device, "for the voxels of a Block"):
@@ -121,6 +131,7 @@ class Predictor:
                 result.failure = str(error)
                 result.is_short = isinstance(error, DeviceMemoryError)
                 continue
+            begun.append(under_way)
             for index in under_way.indices():
                 if result.failure:
                     break
@@ -130,7 +141,8 @@ class Predictor:
         started = perf_counter()
         box, voxels = self._normalised(order, pieces)
         self.seconds["normalise"] += perf_counter() - started
-        under_way = BlockPass(order, box, voxels, self._slab(order), self._head, result)
+        slab, head = self._slab(order), self._head
+        under_way = BlockPass(order, box, voxels, slab, head, result, self._transfer)
         if self._skip:
             under_way.skip_by(self._skip, pieces)
         return under_way
@@ -140,7 +152,7 @@ class Predictor:
         normalizer, layout = Normalizer.fit(self._intensity, order.statistics), order.layout
         box = layout.input_box(order.block, rebuild=order.rebuild)
         scan = layout.read_box(order.block, rebuild=order.rebuild)
-        voxels = assemble(scan, pieces, normalizer, self.engine.device)
+        voxels = assemble(scan, pieces, normalizer, self._transfer)
         if layout.grid_map:
             voxels = to_model_grid(voxels, scan, layout.grid_map, box)
         return box, voxels

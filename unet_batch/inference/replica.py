@@ -26,7 +26,7 @@ from unet_batch.inference.reading import PieceRef
 from unet_batch.inference.references import ArrayRef, Ref, fetch
 from unet_batch.inference.skipping import Piece, SkipRule
 from unet_batch.models.precision import resolve_precision
-from unet_batch.models.process import own_device, tune_process
+from unet_batch.models.process import own_device, peak_device_bytes, tune_process
 from unet_batch.planning.specs.segment import InferenceSpec
 
 TILES_COMPARED = 2
@@ -47,6 +47,7 @@ class ReplicaReport:
     busy_s: float
     seconds: dict[str, float] = field(default_factory=dict)
     peak_rss_bytes: int = 0
+    peak_device_bytes: int = 0
     num_skipped: int = 0
     short: tuple[bool, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -150,6 +151,7 @@ class Replica:
             busy_s=perf_counter() - started,
             seconds=predictor.seconds,
             peak_rss_bytes=1024 * getrusage(RUSAGE_SELF).ru_maxrss,  # Linux counts in KiB
+            peak_device_bytes=peak_device_bytes(self._device),
             short=tuple(short),
             warnings=predictor.take_warnings(),
             node=self._node,

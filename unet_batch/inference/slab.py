@@ -66,7 +66,7 @@ class Slab:
     def finish(self, box: Box, out_pzyx: torch.Tensor) -> None:
         """Write the Head's planes of `box` to `out_pzyx`, (planes, *box.shape) of integers.
 
-        Raises BundleError where a sum is NaN or infinite.
+        Where a sum is NaN or infinite BundleError is raised, or `broken` tells of it later.
         """
         if self._head.is_argmax and self._sums:
             for ring, part in self._ring_parts(box):
@@ -76,6 +76,11 @@ class Slab:
             sums = torch.empty((self._head.num_sums, *part.shape), device=out_pzyx.device)
             self.take(part, sums)
             out_pzyx[:, *part.relative_to(box).slices] = self._head.planes(sums)
+
+    @property
+    def broken(self) -> torch.Tensor | None:
+        """On a device that is not waited for: whether a finished sum was NaN or infinite."""
+        return self._sums.broken if self._sums else None
 
     def take(self, box: Box, out_czyx: torch.Tensor) -> None:
         """Move the sums of `box` to `out_czyx`, float32 (`head.num_sums`, *box.shape)."""

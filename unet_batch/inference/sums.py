@@ -17,13 +17,18 @@ from numpy.typing import NDArray
 
 from unet_batch.errors import BundleError
 from unet_batch.inference import kernels
-from unet_batch.inference.head import NOT_FINITE, class_indices
+from unet_batch.inference.head import NOT_FINITE
 from unet_batch.tiling.box import Box, Index
 from unet_batch.tiling.importance import Importance, importance_bells, importance_map
 
 
 class Sums(Protocol):
     """Weighted logit sums float32 of some classes over a box of voxels."""
+
+    @property
+    def broken(self) -> torch.Tensor | None:
+        """On a device that is not waited for: whether a sum that was finished was not finite."""
+        ...
 
     def add(self, logits_czyx: torch.Tensor, ring: Box, inside: Box) -> None:
         """Add the part `inside` of a tile's logits, weighted, to `ring`; equal shapes."""
@@ -32,7 +37,8 @@ class Sums(Protocol):
     def finish(self, ring: Box, out: torch.Tensor) -> None:
         """Write the index of the largest class to `out`, and zero the sums.
 
-        The lower index where two are equal. Raises BundleError where a sum is not finite.
+        The lower index where two are equal. Where a sum is not finite `broken` says so later,
+        or BundleError is raised.
         """
         ...
 
@@ -57,6 +63,7 @@ class DeviceSums:
     ) -> None:
         device = logits_czyx.device
         self._sums = torch.zeros((len(logits_czyx), *shape), device=device)
+        self.broken = torch.zeros((), dtype=torch.bool, device=device)
         self._weights = torch.tensor(importance_map(roi, importance)).to(device)
 
     def add(self, logits_czyx: torch.Tensor, ring: Box, inside: Box) -> None:
@@ -66,7 +73,9 @@ class DeviceSums:
 
     def finish(self, ring: Box, out: torch.Tensor) -> None:
         """Read labels out."""
-        out.copy_(class_indices(self._sums[:, *ring.slices]))
+        best = self._sums[:, *ring.slices].max(0)
+        self.broken |= ~torch.isfinite(best.values.sum())
+        out.copy_(best.indices)
         self.clear(ring)
 
     def read(self, ring: Box, out: torch.Tensor) -> None:
@@ -85,6 +94,8 @@ class DeviceSums:
 
 class HostSums:
     """Sums in the layout of the logits, added and read by compiled loops, for the CPU."""
+
+    broken = None
 
     def __init__(
         self, logits_czyx: torch.Tensor, shape: Index, *, roi: Index, importance: Importance

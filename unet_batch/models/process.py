@@ -39,6 +39,11 @@ def own_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def peak_device_bytes(device: torch.device) -> int:
+    """The most that torch ever held of a GPU's memory in this process; 0 on the CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+
+
 def keep_freed_memory() -> None:
     """Have malloc reuse freed memory rather than return it; nothing where it cannot be told."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

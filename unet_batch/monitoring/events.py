@@ -36,7 +36,8 @@ class StageTimed:
     `num_voxels` are voxels of scans; those of `write` count as done while their Volume is still
     under way, so that one large scan moves the progress too. `num_tiles` went through the
     network, `num_skipped` past it, being background. `parts` says where the seconds of
-    `predict` went: normalise, forward, accumulate, finish; `peak_rss_bytes` is the worker's.
+    `predict` went: normalise, forward, accumulate, finish; `peak_rss_bytes` is the worker's,
+    `peak_device_bytes` what torch held at most on its GPU.
     """
 
     stage: Stage
@@ -47,6 +48,7 @@ class StageTimed:
     num_skipped: int = 0
     parts: Mapping[str, float] = field(default_factory=dict)
     peak_rss_bytes: int = 0
+    peak_device_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from unet_batch.inference.choosing import EngineKind, choose_engine, load_engine
 from unet_batch.inference.engine import Engine, Frame
 from unet_batch.inference.pool import ReplicaPool, ReplicaSize
 from unet_batch.models.bundle import BundleConfig, save_bundle
-from unet_batch.models.process import tune_process
+from unet_batch.models.process import own_device, tune_process
 from unet_batch.monitoring.events import Event, Listener, StageTimed, ignore
 from unet_batch.planning.specs.bench import BenchCase, BenchSpec
 from unet_batch.planning.specs.segment import SegmentSpec
@@ -56,6 +56,7 @@ class CaseResult:
     tiles_planned: int
     tiles_predicted: int
     peak_rss_bytes: int
+    peak_device_bytes: int
     start_s: float
     num_volumes: int
     voxels: int
@@ -65,6 +66,11 @@ class CaseResult:
     def share_of_bare(self) -> float:
         """Bare forward over end to end: 1 where nothing but the network takes time."""
         return self.bare_s / self.end_to_end_s
+
+    @property
+    def voxels_per_second(self) -> float:
+        """Of the Volumes, from Zarr to published Labels."""
+        return self.voxels / self.end_to_end_s
 
     @property
     def overhead_s_per_volume(self) -> float:
@@ -129,6 +135,7 @@ def _measure(spec: BenchSpec, case: BenchCase, listen: Listener) -> CaseResult:
             tiles_planned=runs[-1].tiles_planned,
             tiles_predicted=runs[-1].tiles_predicted,
             peak_rss_bytes=runs[-1].peak_rss_bytes,
+            peak_device_bytes=runs[-1].peak_device_bytes,
             start_s=start_s - runs[-1].seconds,
             num_volumes=case.num_volumes,
             voxels=case.num_volumes * int(np.prod(case.shape_zyx)),
@@ -172,7 +179,7 @@ class _Bare:
 
     def __init__(self, job: SegmentJob, batch_size: int) -> None:
         frame, precision = Frame.of(job.bundle, job.roi_zyx), job.spec.inference.precision
-        device = torch.device("cpu")
+        device = own_device()
         choice = choose_engine(
             job.bundles, frame, precision=precision, device=device, batch_size=batch_size
         )
@@ -190,6 +197,8 @@ class _Bare:
             rest = num_tiles % len(self._tiles)
             if rest:
                 self.engine.forward(self._tiles[: max(rest, self.engine.min_batch)])
+            if self.engine.device.type == "cuda":
+                torch.cuda.synchronize(self.engine.device)
         return perf_counter() - started
 
 
@@ -204,6 +213,7 @@ class _Run:
     parts: Counter[str] = field(default_factory=Counter)
     tiles_predicted: int = 0
     peak_rss_bytes: int = 0
+    peak_device_bytes: int = 0
 
     def __post_init__(self) -> None:
         labels = f"{self.job.spec.labels}-{self.number}"
@@ -221,6 +231,7 @@ class _Run:
             return
         self.tiles_predicted += event.num_tiles
         self.peak_rss_bytes = max(self.peak_rss_bytes, event.peak_rss_bytes)
+        self.peak_device_bytes = max(self.peak_device_bytes, event.peak_device_bytes)
         if event.stage != "predict":
             self.parts[event.stage] += event.seconds  # type: ignore[assignment]
             return

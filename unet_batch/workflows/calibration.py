@@ -108,7 +108,6 @@ def _measure(
             roi_zyx,
             num_threads=num_threads,
             trust_network=trust_network,
-            device=own_device(),
         ).kind
     choice_s = time.perf_counter() - started
     replica = Replica(

@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import ray
-import torch
 
 from unet_batch.inference.choosing import EngineChoice, EngineKind, choose_engine
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.model_address import load_model
 from unet_batch.inference.pool import ReplicaSize
-from unet_batch.models.process import tune_process
+from unet_batch.models.process import own_device, tune_process
 from unet_batch.planning.plan import Plan
 from unet_batch.planning.specs.segment import InferenceSpec
 from unet_batch.storage.ledger import Ledger
 from unet_batch.workflows.segment_job import SegmentJob
 
-CPU = torch.device("cpu")
 MEASURE_FROM_TILES = 256  # fewer take less time than measuring the Engines does
 
 
@@ -28,8 +26,9 @@ def resolve_engine(job: SegmentJob, plan: Plan, size: ReplicaSize, ledger: Ledge
     if wanted != "auto":
         return EngineChoice(wanted, {})
     choice = EngineChoice("torch", {})
-    if plan.num_tiles >= MEASURE_FROM_TILES and not size.num_gpus:
-        measure: Any = ray.remote(num_cpus=size.num_cpus)(cast("Any", measure_engines))
+    if plan.num_tiles >= MEASURE_FROM_TILES:
+        on_replica = ray.remote(num_cpus=size.num_cpus, num_gpus=size.num_gpus)
+        measure: Any = on_replica(cast("Any", measure_engines))
         choice = ray.get(
             measure.remote(
                 job.model_paths,
@@ -50,7 +49,6 @@ def measure_engines(
     *,
     num_threads: int,
     trust_network: bool,
-    device: torch.device = CPU,
 ) -> EngineChoice:
     """The fastest Engine for the Bundles at `models`; to be called in a process of its own."""
     tune_process(num_threads)
@@ -59,7 +57,7 @@ def measure_engines(
         bundles,
         Frame.of(bundles[0], roi_zyx),
         precision=inference.precision,
-        device=device,
+        device=own_device(),
         batch_size=inference.batch_size,
         mirror=inference.mirror,
     )

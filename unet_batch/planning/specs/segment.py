@@ -31,8 +31,10 @@ class InferenceSpec(SpecModel):
         description="where a volume is cut between Replicas: their sums travel, or tiles are"
         " predicted again; auto: what is predicted to take less time",
     )
-    engine: Literal["auto", "torch", "openvino"] = Field(
-        "auto", description="auto: whichever measures faster, where the Job is long enough"
+    engine: Literal["auto", "torch", "openvino", "cuda_graph"] = Field(
+        "auto",
+        description="auto: whichever measures faster, where the Job is long enough; cuda_graph:"
+        " torch on a GPU, a pass replayed as one launch",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the device computes it natively and it is precise"
