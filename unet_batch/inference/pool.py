@@ -19,7 +19,6 @@ from unet_batch.errors import ReplicaError
 from unet_batch.inference.choosing import EngineKind
 from unet_batch.inference.reading import IO_CPUS, IO_WORKERS, prepare_worker
 from unet_batch.inference.replica import Replica
-from unet_batch.planning.plan import Plan
 from unet_batch.planning.specs.segment import InferenceSpec, ReplicaRange, ResourceSpec
 
 MAX_FAILED_STARTS = 3  # in a row: then the model or its memory is at fault, not chance
@@ -48,14 +47,6 @@ class ReplicaSize:
     def at_once(self) -> int:
         """Replicas that work is read for before any is ready; others may have to wait."""
         return max(1, self.least)
-
-    def num_lanes(self, plan: Plan, engine: EngineKind) -> int:
-        """Lanes of a Replica for the small Volumes of a Plan: a core each, if memory suffices.
-
-        A GPU computes one batch at a time anyway, and OpenVINO shares out cores itself.
-        """
-        is_shared = engine == "torch" and not self.num_gpus
-        return plan.lanes_within_memory(self.num_cpus) if is_shared else 1
 
     @classmethod
     def resolve(cls, spec: ResourceSpec) -> ReplicaSize:
@@ -144,6 +135,13 @@ class ReplicaPool:
         self.close()
         models, inference = self._arguments
         self._arguments = models, inference.model_copy(update={"precision": precision})
+
+    def use_engine(self, engine: EngineKind) -> None:
+        """Have Replicas run the model on `engine` from now on, those that live as well."""
+        if engine != self._engine:
+            self._engine = engine
+            for actor in self._actors.values():
+                actor.use_engine.remote(engine)
 
     def actor(self, name: str) -> Any:
         """The handle of a living Replica."""

@@ -14,7 +14,7 @@ import ray
 
 from unet_batch.errors import ReplicaError
 from unet_batch.inference.block_pass import Array, BlockOrder
-from unet_batch.inference.choosing import EngineKind, load_engine
+from unet_batch.inference.choosing import EngineChoice, EngineKind, choose_engine, load_engine
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.head import Head
 from unet_batch.inference.lanes import Lanes
@@ -89,10 +89,14 @@ class Replica:
         self._bundles = bundles = [
             load_model(model, trust_network=trust_network) for model in models
         ]
-        self._device = own_device()
-        self._frame, self._precision = Frame.of(bundles[0], roi_zyx), inference.precision
-        self._head, self._is_warm = Head.of(bundles, inference), False
-        self._node = _this_node()
+        self._inference, self._num_lanes = inference, num_lanes
+        self._device, self._node = own_device(), _this_node()
+        self._frame = Frame.of(bundles[0], roi_zyx)
+        self._head = Head.of(bundles, inference)
+        self._load(engine)
+
+    def _load(self, engine: EngineKind) -> None:
+        inference, bundles = self._inference, self._bundles
         make = partial(
             Predictor,
             load_engine(
@@ -110,7 +114,10 @@ class Replica:
             skip=SkipRule.of(inference, bundles[0].channels),
         )
         self._predictor = make()
-        self._lanes = Lanes([make() for _ in range(num_lanes)]) if num_lanes > 1 else None
+        # A GPU computes one batch at a time anyway, and OpenVINO shares out the cores itself.
+        has_lanes = self._num_lanes > 1 and engine == "torch" and self._device.type == "cpu"
+        self._lanes = Lanes([make() for _ in range(self._num_lanes)]) if has_lanes else None
+        self._engine, self._is_warm = engine, False
 
     def warm_up(self) -> str:
         """Predict an empty batch, once, so that the first Block finds all there; what runs it."""
@@ -118,6 +125,25 @@ class Replica:
             self._predictor.warm_up()
             self._is_warm = True
         return self._predictor.engine.name
+
+    def choose_engine(self) -> EngineChoice:
+        """Which Engine runs the model fastest here, each being timed; nothing changes."""
+        inference = self._inference
+        return choose_engine(
+            self._bundles,
+            self._frame,
+            precision=inference.precision,
+            device=self._device,
+            batch_size=inference.batch_size,
+            mirror=inference.mirror,
+        )
+
+    def use_engine(self, engine: EngineKind) -> str:
+        """Run the model on `engine` from now on; between Volumes only, as slabs are dropped."""
+        if engine != self._engine:
+            self._predictor.engine.close()
+            self._load(engine)
+        return self.warm_up()
 
     def predict(
         self, orders: Sequence[BlockOrder], inputs: Sequence[Sequence[PieceRef]]
@@ -189,7 +215,7 @@ class Replica:
         The first Block that can be read lends its tiles. None where there is none, or where
         this Replica computes in float32.
         """
-        if resolve_precision(self._precision, self._device) == "fp32":
+        if resolve_precision(self._inference.precision, self._device) == "fp32":
             return None
         fetched = zip(orders, _fetch_each(inputs), strict=True)
         readable = ((order, found) for order, found in fetched if not isinstance(found, str))

@@ -110,7 +110,7 @@ def _measure(spec: BenchSpec, case: BenchCase, listen: Listener) -> CaseResult:
             size=size,
             roi_zyx=case.roi,
             engine=bare.kind,
-            num_lanes=size.num_lanes(plan, bare.kind),
+            num_lanes=plan.lanes_within_memory(size.num_cpus),
         ) as pool:
             started = perf_counter()
             runs = [_Run(job, 0, pool, listen)]  # the first starts the Replicas: not counted

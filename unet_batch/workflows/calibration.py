@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from unet_batch.inference.block_pass import BlockOrder
-from unet_batch.inference.choosing import EngineKind, load_engine, steady_median
+from unet_batch.inference.choosing import load_engine, steady_median
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.model_address import load_model
 from unet_batch.inference.replica import TILES_COMPARED, Replica
@@ -39,7 +39,7 @@ from unet_batch.planning.volume_info import ChannelStatistics, Json
 from unet_batch.tiling.blocks import BlockLayout
 from unet_batch.tiling.box import Box
 from unet_batch.tiling.grid import TileGrid
-from unet_batch.workflows.engine_choice import MEASURE_FROM_TILES, measure_engines
+from unet_batch.workflows.engine_choice import MEASURE_FROM_TILES
 from unet_batch.workflows.segment_job import SegmentJob
 
 TILES_ZYX, TILES_YX = (3, 2, 2), (1, 4, 3)
@@ -99,32 +99,26 @@ def _measure(
 ) -> Calibration:
     """The figures of a Calibration; to be called first in a new process, begun `began_at`."""
     loaded_s = time.time() - began_at
-    engine: EngineKind = "torch" if inference.engine == "auto" else inference.engine
     started = time.perf_counter()
-    if chooses:
-        engine = measure_engines(
-            models,
-            inference,
-            roi_zyx,
-            num_threads=num_threads,
-            trust_network=trust_network,
-        ).kind
-    choice_s = time.perf_counter() - started
     replica = Replica(
         models,
         inference,
         roi_zyx=roi_zyx,
-        engine=engine,
+        engine="torch" if inference.engine == "auto" else inference.engine,
         num_threads=num_threads,
         trust_network=trust_network,
     )
     name = replica.warm_up()
-    start_s = loaded_s + time.perf_counter() - started - choice_s
+    start_s = loaded_s + time.perf_counter() - started
+    started = time.perf_counter()
+    if chooses:
+        name = replica.use_engine(replica.choose_engine().kind)
+    choice_s = time.perf_counter() - started
     base_bytes = 1024 * getrusage(RUSAGE_SELF).ru_maxrss
     return Calibration(
         seconds_per_tile=_pace(replica, inference, roi_zyx),
         start_s=start_s,
-        choice_s=choice_s if chooses else 0.0,
+        choice_s=choice_s,
         check_s=_check_s(models, inference, roi_zyx, trust_network=trust_network),
         base_bytes=base_bytes,
         engine=name,

@@ -1,63 +1,52 @@
-"""Which Engine a segment Job uses: what the Spec says, or what measures faster, decided once."""
+"""Which Engine a segment Job uses: what the Spec says, or what measures faster, decided once.
+
+A Replica that is there anyway measures. What came out is kept with the Job: run again, it
+computes as it began, for equal bytes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import ray
+from ray.exceptions import RayError
 
-from unet_batch.inference.choosing import EngineChoice, EngineKind, choose_engine
-from unet_batch.inference.engine import Frame
-from unet_batch.inference.model_address import load_model
-from unet_batch.inference.pool import ReplicaSize
-from unet_batch.models.process import own_device, tune_process
+from unet_batch.inference.choosing import EngineChoice, EngineKind
+from unet_batch.inference.pool import ReplicaPool
 from unet_batch.planning.plan import Plan
-from unet_batch.planning.specs.segment import InferenceSpec
 from unet_batch.storage.ledger import Ledger
 from unet_batch.workflows.segment_job import SegmentJob
 
 MEASURE_FROM_TILES = 256  # fewer take less time than measuring the Engines does
+_DECISION = "engine"
 
 
-def resolve_engine(job: SegmentJob, plan: Plan, size: ReplicaSize, ledger: Ledger) -> EngineChoice:
-    """The Job's Engine. A Job that is run again keeps the one it began with, for equal bytes."""
+def known_engine(job: SegmentJob, ledger: Ledger) -> EngineKind | None:
+    """The Engine that the Spec names or the Job began with; None where none is settled."""
     wanted = job.spec.inference.engine
     if wanted != "auto":
-        return EngineChoice(wanted, {})
+        return wanted
+    return cast("EngineKind | None", ledger.decision(_DECISION, of=job.model_hash))
+
+
+def settle_engine(job: SegmentJob, plan: Plan, pool: ReplicaPool, ledger: Ledger) -> EngineChoice:
+    """Have the Replicas use the Job's Engine; which it is, and why."""
+    known = known_engine(job, ledger)
+    if known is not None:
+        return EngineChoice(known, {})
     choice = EngineChoice("torch", {})
     if plan.num_tiles >= MEASURE_FROM_TILES:
-        on_replica = ray.remote(num_cpus=size.num_cpus, num_gpus=size.num_gpus)
-        measure: Any = on_replica(cast("Any", measure_engines))
-        choice = ray.get(
-            measure.remote(
-                job.model_paths,
-                job.spec.inference,
-                job.roi_zyx,
-                num_threads=size.num_cpus,
-                trust_network=job.spec.trust_network,
-            )
-        )
-    kind = cast("EngineKind", ledger.settle("engine", choice.kind, of=job.model_hash))
+        choice = _measured(pool)
+    kind = cast("EngineKind", ledger.settle(_DECISION, choice.kind, of=job.model_hash))
+    pool.use_engine(kind)
     return EngineChoice(kind, choice.seconds_per_tile)
 
 
-def measure_engines(
-    models: Sequence[str],
-    inference: InferenceSpec,
-    roi_zyx: tuple[int, int, int],
-    *,
-    num_threads: int,
-    trust_network: bool,
-) -> EngineChoice:
-    """The fastest Engine for the Bundles at `models`; to be called in a process of its own."""
-    tune_process(num_threads)
-    bundles = [load_model(model, trust_network=trust_network) for model in models]
-    return choose_engine(
-        bundles,
-        Frame.of(bundles[0], roi_zyx),
-        precision=inference.precision,
-        device=own_device(),
-        batch_size=inference.batch_size,
-        mirror=inference.mirror,
-    )
+def _measured(pool: ReplicaPool) -> EngineChoice:
+    """What a Replica finds; torch where it cannot, and why it could not the Job will find out."""
+    (name, _), *_ = pool.start_all()
+    try:
+        choice: EngineChoice = ray.get(pool.actor(name).choose_engine.remote())
+    except RayError:
+        return EngineChoice("torch", {})
+    return choice

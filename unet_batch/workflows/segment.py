@@ -33,7 +33,7 @@ from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.storage.ledger import Ledger, LedgerEntry
 from unet_batch.storage.ledger import Outcome as LedgerOutcome
 from unet_batch.storage.volume import Volume
-from unet_batch.workflows.engine_choice import resolve_engine
+from unet_batch.workflows.engine_choice import known_engine, settle_engine
 from unet_batch.workflows.live_scores import LiveScores
 from unet_batch.workflows.model_references import ModelNote
 from unet_batch.workflows.precision_choice import settle_precision
@@ -105,8 +105,7 @@ def segment(
                 tell(Warned(model.moved_to))
         choice = EngineChoice("torch", {})
         if plan.volumes and control.wanted == "run":
-            choice = resolve_engine(job, plan, size, ledger)
-            _drive(job, plan, size, choice, accounts, ledger, tell, control)
+            choice = _drive(job, plan, size, accounts, ledger, tell, control)
         if control.wanted == "cancel":
             accounts.cancel_rest()
         job.archive.catalog.refresh_labels(_unlisted(job, plan, published))
@@ -140,12 +139,12 @@ def _drive(
     job: SegmentJob,
     plan: Plan,
     size: ReplicaSize,
-    choice: EngineChoice,
     accounts: _Accounts,
     ledger: Ledger,
     listen: Listener,
     control: Control,
-) -> None:
+) -> EngineChoice:
+    """Run the Plan; what ran the model."""
     with (
         replicas_shared(job.id, size, job.spec.resources, control),
         ReplicaPool(
@@ -153,13 +152,15 @@ def _drive(
             job.spec.inference,
             size=size,
             roi_zyx=job.roi_zyx,
-            engine=choice.kind,
-            num_lanes=size.num_lanes(plan, choice.kind),
+            engine=known_engine(job, ledger) or "torch",
+            num_lanes=plan.lanes_within_memory(size.num_cpus),
             trust_network=job.spec.trust_network,
         ) as pool,
     ):
+        choice = settle_engine(job, plan, pool, ledger)
         settle_precision(job, plan, pool, ledger, listen)
         run_plan(job, plan, pool, on_outcome=accounts.close, listen=listen, control=control)
+    return choice
 
 
 def run_plan(
