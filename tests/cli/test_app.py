@@ -91,6 +91,7 @@ def test_the_main_job_from_scans_to_report(scans_and_masks: Path, tmp_path: Path
     assert Path(page["path"]).read_text().count("<img") >= 12
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
 def test_the_demo_on_own_scans(scans_and_masks: Path, tmp_path: Path) -> None:

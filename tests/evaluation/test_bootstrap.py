@@ -57,7 +57,10 @@ def test_a_wider_confidence_gives_a_wider_interval() -> None:
 def test_batches_of_draws_are_drawn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = intervals_of_means(values(), resamples=100)
     monkeypatch.setattr("unet_batch.evaluation.bootstrap._BATCH_COUNTS", 90)
-    assert intervals_of_means(values(), resamples=100) == whole
+    found = intervals_of_means(values(), resamples=100)
+    # Sums of another number of rows may differ in their last bit, as the processor's BLAS likes.
+    assert found.columns == tuple(pytest.approx(one, rel=1e-12) for one in whole.columns)
+    assert found.overall == pytest.approx(whole.overall, rel=1e-12)
 
 
 @pytest.mark.parametrize(("rows", "resamples"), [(1, 100), (30, 0)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,15 +131,16 @@ class TightReplica(Replica):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        begin = self._predictor._begin
+        lanes = self._lanes._predictors if self._lanes else ()
+        for predictor in (self._predictor, *lanes):
+            predictor._begin = partial(begin_if_small, predictor._begin)  # type: ignore[method-assign]
 
-        def begin_if_small(order: Any, *rest: Any) -> Any:
-            most = 100_000 if order.volume_id == "v0" else 0
-            if order.layout.input_box(order.block).num_voxels > most:
-                raise MemoryError
-            return begin(order, *rest)
 
-        self._predictor._begin = begin_if_small  # type: ignore[method-assign]
+def begin_if_small(begin: Any, order: Any, *rest: Any) -> Any:
+    most = 100_000 if order.volume_id == "v0" else 0
+    if order.layout.input_box(order.block).num_voxels > most:
+        raise MemoryError
+    return begin(order, *rest)
 
 
 @pytest.mark.ray
