@@ -45,7 +45,7 @@ def spec_for(archive: Archive, folder: Path, labels: str = "net") -> SegmentSpec
             "archive": archive.url,
             "model": str(make_bundle(folder / "tiny")),
             "labels": labels,
-            "inference": {"precision": "fp32", "batch_size": 2},
+            "inference": {"precision": "fp32", "batch_size": 2, "engine": "torch"},
             "resources": {"memory_budget": "1GiB", "cpus_per_replica": 1},
         }
     )
