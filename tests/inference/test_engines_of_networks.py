@@ -45,6 +45,14 @@ def test_torch_and_openvino_give_the_plain_networks_logits(
             torch.testing.assert_close(engine.forward(tiles), plain, atol=1e-4, rtol=1e-4)
 
 
+def test_nothing_is_reported_over_the_network() -> None:
+    pytest.importorskip("unet_batch.inference.openvino_engine")
+    from openvino.tools.ovc import convert_impl, telemetry_utils
+
+    for module in (convert_impl, telemetry_utils):
+        assert module.tm.__name__ == "openvino.tools.ovc.telemetry_stub"
+
+
 def test_a_network_of_ones_own_is_never_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "has_openvino", lambda: True)
     own = SimpleNamespace(network_name="my.networks:Own")

@@ -19,7 +19,7 @@ from typing import Any
 import numba
 import numpy as np
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
@@ -35,44 +35,39 @@ def _bits_as_float(_: Any, __: Any) -> Any:
     return types.float32(types.uint32), generate
 
 
-@numba.njit(inline="always")
-def _from_bfloat16(bits: Any) -> Any:
-    return _bits_as_float(types.uint32(bits) << types.uint32(16))  # type: ignore[call-arg]
+def _load(value: Any) -> Any:
+    """A logit as float32: a float32 as it is, a uint16 as the bfloat16 of these bits."""
+    raise NotImplementedError(f"compiled code only, got {value!r}")
 
 
-@numba.njit(inline="always")
-def _from_float32(value: Any) -> Any:
-    return value
+@overload(_load, inline="always", strict=False)  # annotated, lambdas cannot be
+def _load_compiled(value: Any) -> Callable[[Any], Any]:
+    if isinstance(value, types.Integer):
+        return lambda value: _bits_as_float(types.uint32(value) << types.uint32(16))  # type: ignore[call-arg]
+    return lambda value: value
 
 
-def _make_add(load: Callable[[Any], Any]) -> Any:
-    @numba.njit(parallel=True, nogil=True, fastmath={"contract", "nsz"}, cache=True)
-    def add(
-        sums: Any, logits: Any, bell_z: Any, bell_y: Any, bell_row: Any, floor: Any, spans: Any
-    ) -> None:
-        """Add weighted logits to sums; `spans` is (sums start, logits start, length) by z, y, row.
+@numba.njit(parallel=True, nogil=True, fastmath={"contract", "nsz"}, cache=True)
+def add(
+    sums: Any, logits: Any, bell_z: Any, bell_y: Any, bell_row: Any, floor: Any, spans: Any
+) -> None:
+    """Add weighted logits to sums; `spans` is (sums start, logits start, length) by z, y, row.
 
-        A voxel's weight is the product of its bells, at least `floor`.
-        """
-        layers = spans[0, 2]
-        into, out_of, length = spans[2]
-        for number in numba.prange(sums.shape[0] * layers):
-            plane, z = number // layers, number % layers
-            for y in range(spans[1, 2]):
-                weight = bell_z[spans[0, 1] + z] * bell_y[spans[1, 1] + y]
-                # Slices: with offsets in the index the loop would not be vectorised.
-                to = sums[plane, spans[0, 0] + z, spans[1, 0] + y, into : into + length]
-                source = logits[plane, spans[0, 1] + z, spans[1, 1] + y, out_of : out_of + length]
-                bell = bell_row[out_of : out_of + length]
-                for i in range(length):
-                    scale = max(weight * bell[i], floor)
-                    to[i] += scale * load(source[i])
-
-    return add
-
-
-add_bfloat16 = _make_add(_from_bfloat16)
-add_float32 = _make_add(_from_float32)
+    A voxel's weight is the product of its bells, at least `floor`.
+    """
+    layers = spans[0, 2]
+    into, out_of, length = spans[2]
+    for number in numba.prange(sums.shape[0] * layers):
+        plane, z = number // layers, number % layers
+        for y in range(spans[1, 2]):
+            weight = bell_z[spans[0, 1] + z] * bell_y[spans[1, 1] + y]
+            # Slices: with offsets in the index the loop would not be vectorised.
+            to = sums[plane, spans[0, 0] + z, spans[1, 0] + y, into : into + length]
+            source = logits[plane, spans[0, 1] + z, spans[1, 1] + y, out_of : out_of + length]
+            bell = bell_row[out_of : out_of + length]
+            for i in range(length):
+                scale = max(weight * bell[i], floor)
+                to[i] += scale * _load(source[i])
 
 
 @numba.njit(parallel=True, nogil=True, cache=True)

@@ -6,17 +6,19 @@ each norm: 2.1 times on a 64³ tile of a DynUNet 32-320; torch wins on batch nor
 
 from __future__ import annotations
 
-import os
+import sys
 import warnings
 
-# OpenVINO reports its use over the network unless told not to.
-os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
-
-import openvino
 import torch
 
 from unet_batch.inference.engine import Frame
 from unet_batch.models.precision import Precision, resolve_precision
+
+# OpenVINO reports each conversion over the network, by processes that it starts beside ours,
+# unless the package that does so is not there: then it uses a stub of its own.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+import openvino  # noqa: E402
 
 
 class OpenVinoEngine:

@@ -8,7 +8,6 @@ dividing all classes of a voxel by the same positive number changes no order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -111,10 +110,10 @@ class HostSums:
 
     def add(self, logits_czyx: torch.Tensor, ring: Box, inside: Box) -> None:
         """Add weighted logits."""
-        add, logits = self._as_planes(logits_czyx)
+        logits = self._as_planes(logits_czyx)
         spans = _spans(ring, inside)
         spans[2] *= self._per_voxel
-        add(self._sums, logits, *self._bells, spans)
+        kernels.add(self._sums, logits, *self._bells, spans)
 
     def finish(self, ring: Box, out: torch.Tensor) -> None:
         """Read labels out."""
@@ -148,14 +147,14 @@ class HostSums:
         grouped = self._sums.reshape(z, y, row // self._num_classes, self._num_classes)
         return np.moveaxis(grouped, -1, 0)
 
-    def _as_planes(self, logits_czyx: torch.Tensor) -> tuple[Callable[..., None], Any]:
-        """The logits as contiguous (planes, z, y, row), and the loop for their type."""
+    def _as_planes(self, logits_czyx: torch.Tensor) -> NDArray[Any]:
+        """The logits as contiguous (planes, z, y, row), float32 or the bits of bfloat16."""
         ordered = logits_czyx.permute(1, 2, 3, 0)[None] if self._is_last else logits_czyx
         ordered = ordered.contiguous()
         planes = ordered.reshape(*ordered.shape[:3], -1) if self._is_last else ordered
         if logits_czyx.dtype == torch.bfloat16:
-            return kernels.add_bfloat16, planes.view(torch.uint16).numpy()
-        return kernels.add_float32, planes.float().numpy()
+            return planes.view(torch.uint16).numpy()
+        return planes.float().numpy()
 
 
 def is_channels_last(logits_czyx: torch.Tensor) -> bool:
