@@ -91,6 +91,9 @@ def test_small_volumes_lie_side_by_side_as_far_as_memory_goes() -> None:
         tight = Plan(replace(planner(), memory_budget=budget), infos[:1])
         assert tight.lanes_within_memory(4) == min(4, number)
     assert Plan(planner(), infos[1:]).lanes_within_memory(4) == 1  # nothing is packed
+    wide = replace(planner(), roi_zyx=(65, 64, 64), memory_budget=2**40)
+    assert Plan(wide, infos[:1]).lanes_within_memory(4) == 1
+    assert Plan(replace(wide, roi_zyx=(64, 64, 64)), infos[:1]).lanes_within_memory(4) == 4
 
 
 def test_the_largest_footprint_is_that_of_the_heaviest_volume() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,11 @@ from unet_batch.tiling.grid import TileGrid
 from unet_batch.tiling.grid_map import GridMap
 
 Shape3 = tuple[int, int, int]
+MAX_LANE_VOXELS = 64**3
+"""Voxels of a tile with which lanes are worth it. Milliseconds a tile of two cores that share a
+pass, and of a pass each (residual U-Net, bf16, 3 and 14 classes): 40³ 2.70 and 2.22, 3.33 and 3.06;
+64³ 8.96 and 8.26, 13.0 and 12.0; 96³ with 2 classes 24.3 and 24.0, but with 14 39 and 66."""
+
 PACK_BATCHES = 8  # batches a pack of small volumes fills: few calls, yet fair shares
 
 
@@ -203,8 +209,13 @@ class Plan:
         return max(footprints, key=lambda one: one.total, default=None)
 
     def lanes_within_memory(self, most: int) -> int:
-        """How many small Volumes, `most` at most, a Replica's memory budget holds side by side."""
+        """How many small Volumes, `most` at most, a Replica's memory budget holds side by side.
+
+        One, where tiles are so large that cores share a pass as well as they work apart.
+        """
         planner, memory_bytes = self.planner, self._small_bytes()
+        if prod(planner.roi_zyx) > MAX_LANE_VOXELS:
+            return 1
         each = memory_bytes - planner.model.weight_bytes  # which all share
         room = planner.memory_budget - planner.model.weight_bytes
         return max(1, min(most, room // each)) if memory_bytes else 1

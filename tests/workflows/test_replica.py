@@ -1,0 +1,127 @@
+"""A Replica as a plain object: it changes Engines in place, and packs are one object.
+
+It lies beside the tests of Jobs for the tiny Bundle they share.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from ray.exceptions import ObjectLostError, RayTaskError
+
+from unet_batch.inference import replica as replica_module
+from unet_batch.inference.block_pass import BlockOrder
+from unet_batch.inference.reading import PieceRef
+from unet_batch.inference.references import ArrayRef
+from unet_batch.inference.replica import Replica, ReplicaReport
+from unet_batch.planning.specs.segment import InferenceSpec
+from unet_batch.planning.volume_info import ChannelStatistics
+from unet_batch.tiling.blocks import BlockLayout
+from unet_batch.tiling.box import Box
+from unet_batch.tiling.grid import TileGrid
+
+from .tiny_bundle import make_bundle
+
+ROI = (16, 16, 16)
+UNCHANGED = ChannelStatistics(0, 1, 0, 1, {}, 1, 0, 1, 0)  # zscore with mean 0, std 1
+NUMBER = 5
+
+
+@pytest.fixture
+def make_replica(tmp_path: Path) -> Any:
+    model = str(make_bundle(tmp_path / "tiny"))
+
+    def make(num_lanes: int = 1) -> Replica:
+        inference = InferenceSpec(precision="fp32", batch_size=2)
+        return Replica(
+            [model], inference, roi_zyx=ROI, engine="torch", num_threads=1, num_lanes=num_lanes
+        )
+
+    return make
+
+
+@pytest.fixture
+def objects(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What an object store without Ray holds; errors in it are raised."""
+    store: dict[str, Any] = {}
+
+    def get(refs: list[str]) -> list[Any]:
+        for error in (store[ref] for ref in refs if isinstance(store[ref], Exception)):
+            raise error
+        return [store[ref] for ref in refs]
+
+    monkeypatch.setattr(ray, "get", get)
+    return store
+
+
+def work(objects: dict[str, Any]) -> tuple[list[BlockOrder], list[list[PieceRef]]]:
+    """Blocks of small Volumes, three of them in one object."""
+    layout = BlockLayout.whole(TileGrid.of(ROI, ROI, 0.5))
+    (block,) = layout.blocks(0)
+    box, random = Box((0, 0, 0, 0), (1, *ROI)), np.random.default_rng(0)
+    arrays = [random.normal(size=box.shape).astype(np.float32) for _ in range(NUMBER)]
+    objects.update({"pack": arrays[:3], "3": arrays[3], "4": arrays[4]})
+    refs = [*(ArrayRef("pack", k) for k in range(3)), ArrayRef("3"), ArrayRef("4")]
+    orders = [BlockOrder(f"v{k}", layout, block, (UNCHANGED,)) for k in range(NUMBER)]
+    return orders, [[PieceRef(box, ref)] for ref in refs]
+
+
+@pytest.mark.parametrize("num_lanes", [1, 2])
+def test_a_pack_is_the_same_cells_in_one_list(
+    make_replica: Any, objects: dict[str, Any], num_lanes: int
+) -> None:
+    orders, inputs = work(objects)
+    report, cells = make_replica(num_lanes).predict_pack(orders, inputs)
+    assert isinstance(report, ReplicaReport)
+    assert (report.failures, report.num_tiles) == (("",) * NUMBER, NUMBER)
+    alone = make_replica()
+    for order, pieces, cell in zip(orders, inputs, cells, strict=True):
+        _, expected = alone.predict([order], [pieces])
+        np.testing.assert_array_equal(cell, expected)
+
+
+def test_what_could_not_be_read_fails_alone(make_replica: Any, objects: dict[str, Any]) -> None:
+    orders, inputs = work(objects)
+    objects["pack"][1] = "c.0.0.0.0 is missing"
+    objects["3"] = RayTaskError("read", "traceback", ValueError("damaged"))
+    objects["4"] = ObjectLostError("4" * 56, "", "")
+    report, cells = make_replica(2).predict_pack(orders, inputs)
+    assert [bool(one) for one in report.failures] == [False, True, False, True, True]
+    assert report.failures[1] == "reading failed: c.0.0.0.0 is missing"
+    assert report.failures[3] == "reading failed: damaged"
+    assert [cell is None for cell in cells] == [False, True, False, True, True]
+
+
+def test_it_changes_engines_in_place(make_replica: Any, objects: dict[str, Any]) -> None:
+    pytest.importorskip("openvino")
+    orders, inputs = work(objects)
+    replica = make_replica(2)
+    assert replica.warm_up() == "torch fp32"
+    expected = replica.predict_pack(orders, inputs)[1]
+    assert set(replica.choose_engine().seconds_per_tile) == {"torch", "openvino"}
+    assert replica.use_engine("openvino") == "openvino fp32"
+    assert replica._lanes is None  # OpenVINO shares out the cores itself
+    for cell, other in zip(replica.predict_pack(orders, inputs)[1], expected, strict=True):
+        assert (cell != other).mean() < 1e-3  # where two classes are as good as equal
+    assert replica.use_engine("torch") == "torch fp32"
+    assert replica._lanes is not None
+
+
+def test_each_object_is_fetched_once(
+    make_replica: Any, objects: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders, inputs = work(objects)
+    fetched, fetch = list[str](), replica_module.fetch
+
+    def watched(wanted: Any) -> Any:
+        found = fetch(wanted)
+        fetched.extend(found)
+        return found
+
+    monkeypatch.setattr(replica_module, "fetch", watched)
+    make_replica().predict_pack(orders, inputs)
+    assert sorted(fetched) == ["3", "4", "pack"]
