@@ -10,10 +10,12 @@ import random
 import shutil
 import tempfile
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import psutil
+from ray._common.utils import get_ray_address_file
 from ray.cluster_utils import Cluster
 
 KillKind = Literal["replica", "worker", "node"]
@@ -46,6 +48,8 @@ class HurtCluster:
         # Ray's sockets live below this folder, and a socket's path has at most 107 characters.
         self._folder = tempfile.mkdtemp(prefix="ubs", dir="/tmp")
         logging.getLogger("ray").setLevel(logging.ERROR)
+        # Cluster notes its address in Ray's own folder, and does not make that.
+        Path(get_ray_address_file(None)).parent.mkdir(parents=True, exist_ok=True)
         self._cluster = Cluster(
             initialize_head=True,
             head_node_args={
