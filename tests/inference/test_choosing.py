@@ -15,6 +15,7 @@ class SmallEngine:
     """Has memory for `room` tiles."""
 
     name, min_batch, device = "small", 1, torch.device("cpu")
+    frame = Frame(1, 2, (2, 2, 2))
 
     def __init__(self, room: int) -> None:
         self.room, self.tried, self.is_closed = room, [], False  # type: ignore[var-annotated]
@@ -38,6 +39,13 @@ def test_the_batch_is_halved_until_it_fits() -> None:
     assert list(dict.fromkeys(engine.tried)) == [8, 4, 2]
 
 
+def test_in_lanes_as_many_batches_run_as_there_are_lanes() -> None:
+    engine = SmallEngine(9)
+    assert seconds_per_tile(engine, batch_size=4, num_lanes=3) > 0  # type: ignore[arg-type]
+    assert len(engine.tried) % 3 == 0
+    assert set(engine.tried) == {4}
+
+
 def test_what_fits_no_tile_says_so() -> None:
     with pytest.raises(DeviceMemoryError, match="to time a batch of 1 tiles"):
         seconds_per_tile(SmallEngine(0), batch_size=4)  # type: ignore[arg-type]
@@ -51,7 +59,7 @@ def test_an_engine_without_room_is_not_chosen(
     monkeypatch.setattr(choosing, "has_openvino", lambda: True)
     monkeypatch.setattr(choosing, "load_engine", lambda kind, *_, **__: engines[kind])
     device = torch.device("cpu")
-    frame = Frame(1, 2, (2, 2, 2))
+    frame = SmallEngine.frame
     choice = choose_engine([], frame, precision="fp32", device=device, batch_size=4)
     assert choice.kind == kind
     assert list(choice.seconds_per_tile) == [kind]

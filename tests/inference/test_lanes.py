@@ -1,17 +1,19 @@
-"""Lanes change who predicts a Block, and nothing else."""
+"""Lanes change who predicts a batch, and nothing else."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from time import sleep
 
 import numpy as np
 import pytest
 import torch
 
-from unet_batch.inference.block_pass import BlockOrder
+from unet_batch.inference.block_pass import Array, BlockOrder
 from unet_batch.inference.engine import Frame, TorchEngine
 from unet_batch.inference.head import Head
-from unet_batch.inference.lanes import Lanes, _shares
+from unet_batch.inference.lanes import Lanes
 from unet_batch.inference.predictor import Predictor
 from unet_batch.inference.skipping import Piece
 from unet_batch.planning.specs.intensity import IntensitySpec
@@ -22,38 +24,91 @@ from unet_batch.tiling.grid import TileGrid
 
 UNCHANGED = ChannelStatistics(0, 1, 0, 1, {}, 1, 0, 1, 0)  # zscore with mean 0, std 1
 ROI = (6, 6, 6)
-SHAPES = [(6, 6, 6), (5, 4, 3), (17, 6, 6), (6, 9, 9), (6, 6, 6), (7, 6, 6)]
+SHAPES = [(6, 6, 6), (5, 4, 3), (17, 6, 6), (6, 9, 9), (20, 21, 22), (6, 6, 6), (7, 6, 6)]
 
 
-class WatchedEngine(TorchEngine):
-    """Remembers on which threads it ran, and on how many cores each pass."""
-
-    seen: frozenset[tuple[str, int]] = frozenset()
-    together: threading.Barrier | None = None
-    """If set, a thread's first pass waits for that of another."""
-
-    def forward(self, tiles_nczyx: torch.Tensor) -> torch.Tensor:
-        here = (threading.current_thread().name, torch.get_num_threads())
-        if self.together and here not in self.seen:
-            self.together.wait(timeout=60)
-        self.seen = {*self.seen, here}
-        return super().forward(tiles_nczyx)
+# ---- Lanes ----------------------------------------------------------------------------------
 
 
-def make_lanes(number: int) -> tuple[Lanes, list[Predictor]]:
+@pytest.mark.parametrize("number", [1, 2, 3, 8])
+def test_work_is_finished_once_each_in_order(number: int) -> None:
+    finished = list[tuple[int, int]]()
+
+    def square(value: int) -> int:
+        sleep(0.002 * (value % 3))  # so that a later one is often done first
+        return value**2
+
+    Lanes(number).run(range(40), square, lambda value, result: finished.append((value, result)))
+    assert finished == [(value, value**2) for value in range(40)]
+
+
+def test_lanes_work_side_by_side_on_a_core_each() -> None:
+    together, seen = threading.Barrier(3), set[tuple[str, int]]()
+
+    def meet(_: int) -> None:
+        together.wait(timeout=60)  # for the other two
+        seen.add((threading.current_thread().name, torch.get_num_threads()))
+
+    Lanes(3).run(range(3), meet, lambda *_: None)
+    assert seen == {("lane_0", 1), ("lane_1", 1), ("lane_2", 1)}
+
+
+def test_one_lane_is_the_caller() -> None:
+    seen = set[str]()
+    Lanes(1).run([1], lambda _: seen.add(threading.current_thread().name), lambda *_: None)
+    assert seen == {threading.current_thread().name}
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+@pytest.mark.parametrize("where", ["work", "do", "finish"])
+def test_an_error_is_raised_and_ends_all_lanes(number: int, where: str) -> None:
+    finished = list[int]()
+
+    def fail_at_five(value: int, here: str) -> int:
+        if value == 5 and here == where:
+            raise RuntimeError(f"in {here}")
+        return value
+
+    def finish(value: int, _: int) -> None:
+        finished.append(fail_at_five(value, "finish"))
+
+    work = (fail_at_five(value, "work") for value in range(1000))
+    lanes = Lanes(number)
+    with pytest.raises(RuntimeError, match=f"in {where}"):
+        lanes.run(work, lambda value: fail_at_five(value, "do"), finish)
+    assert finished == list(range(len(finished)))
+    assert len(finished) <= 5
+    lanes.run(range(3), lambda value: value, lambda value, _: finished.append(value))
+    assert finished[-3:] == [0, 1, 2]
+
+
+def test_work_is_asked_for_only_when_a_lane_is_free() -> None:
+    asked, finished = list[int](), list[int]()
+
+    def work() -> Iterator[int]:
+        for value in range(20):
+            asked.append(value)
+            assert len(asked) - len(finished) <= 3
+            yield value
+
+    Lanes(3).run(work(), lambda value: value, lambda value, _: finished.append(value))
+    assert finished == asked
+
+
+# ---- Predictor ------------------------------------------------------------------------------
+
+
+def make_predictor(num_lanes: int, *, head: Head | None = None) -> Predictor:
     torch.manual_seed(0)
-    engine = WatchedEngine(torch.nn.Conv3d(1, 3, 3, padding=1), Frame(1, 3, ROI), precision="fp32")
-    predictors = [
-        Predictor(
-            engine,
-            intensity=IntensitySpec(mode="zscore"),
-            head=Head((0, 1, 2)),
-            importance="gaussian",
-            batch_size=3,
-        )
-        for _ in range(number)
-    ]
-    return Lanes(predictors), predictors
+    network = torch.nn.Conv3d(1, 3, 3, padding=1)
+    return Predictor(
+        TorchEngine(network, Frame(1, 3, ROI), precision="fp32"),
+        intensity=IntensitySpec(mode="zscore"),
+        head=head or Head((0, 1, 2)),
+        importance="gaussian",
+        batch_size=3,
+        num_lanes=num_lanes,
+    )
 
 
 def make_work(shapes: list[tuple[int, int, int]]) -> tuple[list[BlockOrder], list[list[Piece]]]:
@@ -70,64 +125,43 @@ def make_work(shapes: list[tuple[int, int, int]]) -> tuple[list[BlockOrder], lis
 @pytest.mark.parametrize("number", [2, 3, 8])
 def test_the_labels_are_those_of_one_lane(number: int) -> None:
     orders, inputs = make_work(SHAPES)
-    lanes, (alone, *_) = make_lanes(number)
-    expected = alone.predict(orders, inputs)
-    for found, one in zip(lanes.predict(orders, iter(inputs)), expected, strict=True):
+    expected = make_predictor(1).predict(orders, inputs)
+    for found, one in zip(
+        make_predictor(number).predict(orders, iter(inputs)), expected, strict=True
+    ):
         assert found.num_tiles == one.num_tiles
         np.testing.assert_array_equal(found.cells[0], one.cells[0])
 
 
-def test_every_lane_has_a_thread_that_asks_for_one_core() -> None:
-    lanes, (first, _) = make_lanes(2)
-    first.engine.together = threading.Barrier(2)  # type: ignore[attr-defined]
-    lanes.predict(*make_work(SHAPES))
-    assert first.engine.seen == {("lane_0", 1), ("lane_1", 1)}  # type: ignore[attr-defined]
-
-
-def test_seconds_are_the_mean_of_the_lanes_and_warnings_are_those_of_all() -> None:
-    lanes, predictors = make_lanes(2)
-    lanes.predict(*make_work(SHAPES))
-    forward = [one.seconds["forward"] for one in predictors]
-    assert lanes.seconds["forward"] == pytest.approx(sum(forward) / 2)
-    for one in predictors:
-        one._warnings.append("smaller batches")
-    assert lanes.take_warnings() == ("smaller batches",) * 2
+def test_a_sweep_goes_on_in_later_calls() -> None:
+    layout = BlockLayout(TileGrid.of((40, 9, 9), ROI, 0.5), 0, ((0,), (0,), (0,)), 3)
+    blocks = layout.blocks(0)
+    assert len(blocks) > 2
+    voxels = np.random.default_rng(0).normal(size=(1, 40, 9, 9)).astype(np.float32)
+    inputs = []
+    for block in blocks:
+        box = layout.read_box(block)
+        inputs.append([(Box((0, *box.start), (1, *box.stop)), voxels[:, *box.slices])])
+    found: dict[int, list[Array]] = {}
+    for lanes in (1, 3):
+        predictor = make_predictor(lanes)
+        orders = [BlockOrder("v", layout, block, (UNCHANGED,)) for block in blocks]
+        first = predictor.predict(orders[:1], inputs[:1])
+        found[lanes] = [
+            cell for one in first + predictor.predict(orders[1:], inputs[1:]) for cell in one.cells
+        ]
+    for one, three in zip(found[1], found[3], strict=True):
+        np.testing.assert_array_equal(one, three)
 
 
 def test_a_volume_that_fails_fails_alone() -> None:
     orders, inputs = make_work(SHAPES)
     inputs[4] = [(Box((0, 0, 0, 0), (2, *SHAPES[4])), np.zeros((2, *SHAPES[4]), np.float32))]
-    results = make_lanes(2)[0].predict(orders, inputs)
-    assert [bool(one.failure) for one in results] == [False] * 4 + [True, False]
+    results = make_predictor(2).predict(orders, inputs)
+    assert [bool(one.failure) for one in results] == [False] * 4 + [True, False, False]
 
 
-def test_an_error_of_the_network_is_raised_when_all_lanes_have_ended(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    lanes, (first, _) = make_lanes(2)
-    begun, ended = threading.Barrier(2), threading.Event()
-    forward = first.engine.forward
-
-    def one_fails(tiles: torch.Tensor) -> torch.Tensor:
-        if not ended.is_set():
-            begun.wait(timeout=60)
-        if threading.current_thread().name == "lane_0":
-            raise RuntimeError("of the network")
-        ended.set()
-        return forward(tiles)
-
-    monkeypatch.setattr(first.engine, "forward", one_fails)
-    with pytest.raises(RuntimeError, match="of the network"):
-        lanes.predict(*make_work(SHAPES))
-    assert ended.is_set()
-
-
-@pytest.mark.parametrize("number", [1, 2, 4, 9])
-def test_shares_are_all_blocks_in_order_and_about_alike(number: int) -> None:
-    orders, _ = make_work(SHAPES * 3)
-    shares = list(_shares(orders, number))
-    assert len(shares) == number
-    assert [one for share in shares for one in share] == orders
-    tiles = [sum(one.block.tiles.num_voxels for one in share) for share in shares]
-    most = max(order.block.tiles.num_voxels for order in orders)
-    assert max(tiles) <= sum(tiles) / number + most
+def test_all_cores_share_a_batch_where_finishing_is_much_work() -> None:
+    assert make_predictor(4).num_lanes == 4
+    probabilities = Head((0, 1, 2), with_probabilities=True)
+    assert make_predictor(4, head=probabilities).num_lanes == 1

@@ -6,6 +6,7 @@ import pytest
 
 from unet_batch.errors import BundleError, VoxelError
 from unet_batch.planning.cost import ModelCost
+from unet_batch.planning.lanes import lane_batch, lane_counts
 from unet_batch.planning.plan import BlockKey, Plan, Planner
 from unet_batch.planning.specs.segment import InferenceSpec
 from unet_batch.planning.volume_info import ChannelStatistics, VolumeInfo
@@ -90,10 +91,24 @@ def test_small_volumes_lie_side_by_side_as_far_as_memory_goes() -> None:
         budget = weights + number * (each - weights) + 1
         tight = Plan(replace(planner(), memory_budget=budget), infos[:1])
         assert tight.lanes_within_memory(4) == min(4, number)
-    assert Plan(planner(), infos[1:]).lanes_within_memory(4) == 1  # nothing is packed
-    wide = replace(planner(), roi_zyx=(65, 64, 64), memory_budget=2**40)
-    assert Plan(wide, infos[:1]).lanes_within_memory(4) == 1
-    assert Plan(replace(wide, roi_zyx=(64, 64, 64)), infos[:1]).lanes_within_memory(4) == 4
+
+
+def test_lanes_share_out_a_batch_of_large_tiles() -> None:
+    inference, infos = InferenceSpec(batch_size=4), [info("large", 300, 300, 300)]
+    model = ModelCost(1, 2, forward_bytes=2**20)
+    wide = replace(planner(), inference=inference, roi_zyx=(96, 96, 96), model=model)
+    assert [lane_batch(4, lanes, wide.roi_zyx) for lanes in (1, 2, 4)] == [4, 2, 2]
+    assert [lane_batch(4, lanes, (64, 64, 64)) for lanes in (1, 2, 4)] == [4, 4, 4]
+    largest = Plan(wide, infos).largest_footprint
+    assert largest is not None
+    for more, lanes in ((-1, 1), (0, 2), (2**20 - 1, 2), (2**20, 4)):  # two tiles are 2^19 bytes
+        plan = Plan(replace(wide, memory_budget=largest.total + more), [])
+        plan.volumes["large"] = Plan(wide, infos).volumes["large"]
+        assert plan.lanes_within_memory(4) == lanes
+
+
+def test_lanes_share_out_cores_evenly() -> None:
+    assert [lane_counts(n) for n in (1, 2, 3, 7, 16)] == [[1], [2, 1], [3, 1], [1], [4, 2, 1]]
 
 
 def test_the_largest_footprint_is_that_of_the_heaviest_volume() -> None:

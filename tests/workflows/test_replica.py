@@ -104,11 +104,11 @@ def test_it_changes_engines_in_place(make_replica: Any, objects: dict[str, Any])
     expected = replica.predict_pack(orders, inputs)[1]
     assert set(replica.choose_engine().seconds_per_tile) == {"torch", "openvino"}
     assert replica.use_engine("openvino") == "openvino fp32"
-    assert replica._lanes is None  # OpenVINO shares out the cores itself
+    assert replica._predictor.num_lanes == 1  # OpenVINO shares out the cores itself
     for cell, other in zip(replica.predict_pack(orders, inputs)[1], expected, strict=True):
         assert (cell != other).mean() < 1e-3  # where two classes are as good as equal
     assert replica.use_engine("torch") == "torch fp32"
-    assert replica._lanes is not None
+    assert replica._predictor.num_lanes == 2
 
 
 def test_each_object_is_fetched_once(

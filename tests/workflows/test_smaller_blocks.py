@@ -131,9 +131,8 @@ class TightReplica(Replica):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        lanes = self._lanes._predictors if self._lanes else ()
-        for predictor in (self._predictor, *lanes):
-            predictor._begin = partial(begin_if_small, predictor._begin)  # type: ignore[method-assign]
+        begin = partial(begin_if_small, self._predictor._begin)
+        self._predictor._begin = begin  # type: ignore[method-assign]
 
 
 def begin_if_small(begin: Any, order: Any, *rest: Any) -> Any:

@@ -16,11 +16,13 @@ import torch
 from unet_batch.errors import DeviceMemoryError, SpecError
 from unet_batch.inference.engine import Engine, Frame, TorchEngine
 from unet_batch.inference.graph_engine import GraphEngine
+from unet_batch.inference.lanes import Lanes
 from unet_batch.inference.memory import memory_errors
 from unet_batch.inference.presets import EnsembleEngine, MirroredEngine
 from unet_batch.models.bundle import Bundle
 from unet_batch.models.networks import is_own
 from unet_batch.models.precision import Precision
+from unet_batch.planning.lanes import lane_batch
 from unet_batch.planning.specs.segment import MirrorAxis
 
 EngineKind = Literal["torch", "openvino", "cuda_graph"]
@@ -96,8 +98,11 @@ def choose_engine(
     device: torch.device,
     batch_size: int,
     mirror: Sequence[MirrorAxis] = (),
+    num_lanes: int = 1,
 ) -> EngineChoice:
     """The fastest Engine for tiles of this frame, each timed over a few batches.
+
+    Side by side in `num_lanes`, where it can be run so.
 
     One that has not the memory for a single tile is no choice, nor are CUDA graphs of a network
     that cannot be captured.
@@ -111,7 +116,8 @@ def choose_engine(
             kind, bundles, frame, precision=precision, device=device, mirror=mirror
         )
         with suppress(DeviceMemoryError, *_CANNOT_RUN.get(kind, ())):
-            paces[kind] = seconds_per_tile(engine, batch_size=batch_size)
+            lanes = lanes_of(kind, device, num_lanes)
+            paces[kind] = seconds_per_tile(engine, batch_size=batch_size, num_lanes=lanes)
         engine.close()
     timed = [kind for kind in kinds if kind in paces]
     return EngineChoice(min(timed, key=lambda kind: paces[kind], default="torch"), paces)
@@ -130,26 +136,38 @@ def _candidates(bundles: Sequence[Bundle], device: torch.device) -> list[EngineK
     return ["torch", "openvino"] if has_openvino() else ["torch"]
 
 
+def lanes_of(kind: EngineKind, device: torch.device, most: int) -> int:
+    """In how many lanes an Engine is run.
+
+    A GPU computes one batch at a time anyway, and OpenVINO shares out the cores itself.
+    """
+    return most if kind == "torch" and device.type == "cpu" else 1
+
+
 def has_openvino() -> bool:
     """Whether the optional extra is installed."""
     return find_spec("openvino") is not None
 
 
-def seconds_per_tile(engine: Engine, *, batch_size: int) -> float:
+def seconds_per_tile(engine: Engine, *, batch_size: int, num_lanes: int = 1) -> float:
     """Seconds a tile in batches of `batch_size`: the median of some runs after one to warm up.
 
     Where memory runs out the batch is halved, as a Job would. Raises DeviceMemoryError where
     not even the smallest fits.
     """
-    while True:
-        number = max(engine.min_batch, batch_size)
-        try:
-            with memory_errors(engine.device, f"to time a batch of {number} tiles"):
-                return _median_seconds(engine, number) / number
-        except DeviceMemoryError:
-            if number == engine.min_batch:
-                raise
-            batch_size = number // 2
+    batch_size, lanes = lane_batch(batch_size, num_lanes, engine.frame.roi_zyx), Lanes(num_lanes)
+    try:
+        while True:
+            number = max(engine.min_batch, batch_size)
+            try:
+                with memory_errors(engine.device, f"to time a batch of {number} tiles"):
+                    return _median_seconds(engine, number, lanes) / (number * num_lanes)
+            except DeviceMemoryError:
+                if number == engine.min_batch:
+                    raise
+                batch_size = number // 2
+    finally:
+        lanes.close()
 
 
 def steady_median(measure: Callable[[], float], *, repeats: int, least_s: float) -> float:
@@ -163,16 +181,21 @@ def steady_median(measure: Callable[[], float], *, repeats: int, least_s: float)
     return median(found)
 
 
-def _median_seconds(engine: Engine, batch_size: int) -> float:
+def _median_seconds(engine: Engine, batch_size: int, lanes: Lanes) -> float:
+    """Seconds of one batch in each lane."""
     tiles = engine.tiles(batch_size).normal_()
-    with torch.inference_mode():
-        engine.forward(tiles)
-        return steady_median(partial(_seconds, engine, tiles), repeats=REPEATS, least_s=LEAST_S)
+    _seconds(engine, tiles, lanes)
+    measure = partial(_seconds, engine, tiles, lanes)
+    return steady_median(measure, repeats=REPEATS, least_s=LEAST_S)
 
 
-def _seconds(engine: Engine, tiles_nczyx: torch.Tensor) -> float:
+def _seconds(engine: Engine, tiles_nczyx: torch.Tensor, lanes: Lanes) -> float:
+    @torch.inference_mode()
+    def forward(_: int) -> None:
+        engine.forward(tiles_nczyx)
+
     started = perf_counter()
-    engine.forward(tiles_nczyx)
+    lanes.run(range(lanes.number), forward, lambda *_: None)
     if engine.device.type == "cuda":
         torch.cuda.synchronize(engine.device)
     return perf_counter() - started

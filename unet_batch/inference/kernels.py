@@ -1,4 +1,4 @@
-"""Kernels: the three loops over logits that decide the CPU's speed, compiled by numba.
+"""Kernels: the loops over logits that decide the CPU's speed, compiled by numba.
 
 Plain torch moves the same numbers through memory several times (a float copy of the logits,
 a product, a sum, a class index of eight bytes). Here each logit is read once, in the type
@@ -6,6 +6,7 @@ and layout the network left it in, and each sum once:
 
     add       sums += weight * logits           one tile
     finish    index of the largest sum, and the sums set to zero for the next layer
+    label     index of the largest logit, of a tile that has no neighbour
 
 Arrays are (planes, z, y, row). Channels-first logits have a plane a class and rows of x;
 channels-last ones have one plane and rows of x times class. bfloat16 travels as uint16.
@@ -125,6 +126,63 @@ def finish_channels_first(sums: Any, labels: Any, spans: Any) -> int:
                 elif value > best[x]:
                     best[x] = value
                     out[to + x] = k
+        if not np.isfinite(total):
+            broken += 1
+    return broken
+
+
+@numba.njit(parallel=True, nogil=True, cache=True)
+def label_channels_last(logits: Any, num_classes: int, labels: Any, spans: Any) -> int:
+    """Class indices of logits (1, z, y, x * class) into `labels`.
+
+    `spans` is (logits start, labels start, length) by z, y, x in voxels. Returns how many rows
+    hold a NaN or infinite logit.
+    """
+    rows, length = spans[1, 2], spans[2, 2]
+    broken = 0
+    for number in numba.prange(spans[0, 2] * rows):
+        z, y = number // rows, number % rows
+        first = spans[2, 0] * num_classes
+        row = logits[0, spans[0, 0] + z, spans[1, 0] + y, first : first + length * num_classes]
+        out = labels[spans[0, 1] + z, spans[1, 1] + y, spans[2, 1] : spans[2, 1] + length]
+        total = types.float32(0)
+        for x in range(length):
+            at = x * num_classes
+            best, index = _load(row[at]), 0
+            total += best
+            for k in range(1, num_classes):
+                value = _load(row[at + k])
+                total += value
+                index = k if value > best else index
+                best = max(value, best)
+            out[x] = index
+        if not np.isfinite(total):
+            broken += 1
+    return broken
+
+
+@numba.njit(parallel=True, nogil=True, cache=True)
+def label_channels_first(logits: Any, labels: Any, spans: Any) -> int:
+    """Class indices of logits (class, z, y, x) into `labels`; else as `label_channels_last`."""
+    num_classes, rows, length = logits.shape[0], spans[1, 2], spans[2, 2]
+    broken = 0
+    for number in numba.prange(spans[0, 2] * rows):
+        z, y = number // rows, number % rows
+        first, to = spans[2, 0], spans[2, 1]
+        out = labels[spans[0, 1] + z, spans[1, 1] + y, to : to + length]
+        best = np.empty(length, np.float32)
+        total = types.float32(0)
+        for k in range(num_classes):
+            row = logits[k, spans[0, 0] + z, spans[1, 0] + y, first : first + length]
+            for x in range(length):
+                value = _load(row[x])
+                total += value
+                if k == 0:
+                    best[x] = value
+                    out[x] = 0
+                elif value > best[x]:
+                    best[x] = value
+                    out[x] = k
         if not np.isfinite(total):
             broken += 1
     return broken

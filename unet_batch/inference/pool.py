@@ -19,6 +19,7 @@ from unet_batch.errors import ReplicaError
 from unet_batch.inference.choosing import EngineKind
 from unet_batch.inference.reading import IO_CPUS, IO_WORKERS, prepare_worker
 from unet_batch.inference.replica import Replica
+from unet_batch.models.process import process_variables
 from unet_batch.planning.specs.segment import InferenceSpec, ReplicaRange, ResourceSpec
 
 MAX_FAILED_STARTS = 3  # in a row: then the model or its memory is at fault, not chance
@@ -115,7 +116,13 @@ class ReplicaPool:
         name = next(self._names)
         # What a Replica leaves is for the tasks that read and write beside it.
         reserved = max(self.size.num_cpus - IO_WORKERS * IO_CPUS, IO_CPUS)
-        actor_class = ray.remote(num_cpus=reserved, num_gpus=self.size.num_gpus)(Replica)
+        # Ray has processes ready that know no variables; one that does starts a second later.
+        variables = process_variables(self._num_lanes, self._roi_zyx)
+        actor_class = ray.remote(
+            num_cpus=reserved,
+            num_gpus=self.size.num_gpus,
+            runtime_env={"env_vars": variables} if variables else {},
+        )(Replica)
         actor: Any = actor_class.remote(
             *self._arguments,
             roi_zyx=self._roi_zyx,

@@ -3,21 +3,24 @@
     voxels of a Block -> normalise once -> tiles in batches -> network -> Slab -> cells
 
 Batches run across layers, Blocks and Volumes of one call, so that an archive of small
-volumes keeps the device as busy as one large scan.
+volumes keeps the device as busy as one large scan. On a CPU several Lanes take them in turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from threading import Lock
 from time import perf_counter
-from typing import NamedTuple
 
 import torch
 
 from unet_batch.errors import BundleError, DeviceMemoryError, ReplicaError, UnetBatchError
+from unet_batch.inference.batching import Tile, batched, to_predict
 from unet_batch.inference.block_pass import BlockOrder, BlockPass, BlockResult
 from unet_batch.inference.engine import Engine
 from unet_batch.inference.head import Head
+from unet_batch.inference.lanes import Lanes
+from unet_batch.inference.lone_tile import LoneTile
 from unet_batch.inference.memory import memory_errors
 from unet_batch.inference.skipping import Piece, SkipRule
 from unet_batch.inference.slab import Slab
@@ -25,17 +28,24 @@ from unet_batch.inference.transfer import transfer_for
 from unet_batch.inference.voxels import assemble, copy_tile
 from unet_batch.models.intensity import Normalizer
 from unet_batch.models.resampling import to_model_grid
+from unet_batch.planning.lanes import lane_batch
 from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.tiling.blocks import BlockLayout
-from unet_batch.tiling.box import Box, Index
+from unet_batch.tiling.box import Box
 from unet_batch.tiling.grid import TileGrid, indices
 from unet_batch.tiling.importance import Importance
 
-MOST_SKIPPED = 4  # tiles in a batch, in batch sizes
+PARTS = ("normalise", "forward", "accumulate", "finish")
+"""Where the time of a call goes."""
 
 
 class Predictor:
-    """An Engine with the rules of a Job: intensity, importance map, Head, batch size, skipping."""
+    """An Engine with the rules of a Job: intensity, importance map, Head, batch size, skipping.
+
+    `num_lanes` batches are predicted side by side. Where finishing a layer is much work
+    (probabilities, another grid) all cores share every batch instead, since batches land one
+    after the other.
+    """
 
     def __init__(
         self,
@@ -46,13 +56,17 @@ class Predictor:
         importance: Importance,
         batch_size: int,
         skip: SkipRule | None = None,
+        num_lanes: int = 1,
     ) -> None:
-        self.engine, self._intensity, self._batch_size = engine, intensity, batch_size
+        self.engine, self._intensity = engine, intensity
+        self._lanes, self._alone = Lanes(num_lanes if head.is_argmax else 1), Lanes()
+        self._batch_size = lane_batch(batch_size, self._lanes.number, engine.frame.roi_zyx)
         self._importance: Importance = importance
         self._head, self._skip = head, skip
         self._transfer = transfer_for(engine.device)
         self._slabs: dict[tuple[str, int], Slab] = {}
         self.seconds: dict[str, float] = {}
+        self._counting = Lock()
         self._warnings: list[str] = []
 
     def predict(
@@ -64,26 +78,35 @@ class Predictor:
         that cannot be normalised fails alone, and so do Blocks for which there is no memory,
         even in the smallest batches. The network's own errors are raised.
         """
-        self.seconds = {"normalise": 0.0, "forward": 0.0, "accumulate": 0.0, "finish": 0.0}
+        is_regridded = any(order.layout.grid_map for order in orders)
+        lanes = self._alone if is_regridded else self._lanes
+        self.seconds = dict.fromkeys(PARTS, 0.0)
         results = [BlockResult() for _ in orders]
         begun: list[BlockPass] = []
-        with torch.inference_mode():
-            tiles = self._tiles(zip(orders, inputs, results, strict=True), begun)
-            for batch in _batched(tiles, lambda: self._batch_size):
-                self._predict_batch(batch)
-            started = perf_counter()
-            for one in begun:
-                one.hand_out()
-        self.seconds["finish"] += perf_counter() - started
+        tiles = self._tiles(zip(orders, inputs, results, strict=True), begun)
+        lanes.run(batched(tiles, lambda: self._batch_size), self._predict_batch, self._land_batch)
+        self.seconds = {part: total / lanes.number for part, total in self.seconds.items()}
+        started = perf_counter()
+        for one in begun:
+            one.hand_out()
+        self._count("finish", started)
         return results
+
+    @property
+    def num_lanes(self) -> int:
+        """Batches that are predicted side by side."""
+        return self._lanes.number
 
     def warm_up(self) -> None:
         """Predict an empty batch: loads what is compiled, and takes the memory, beforehand."""
         tile = Box.from_shape(self.engine.frame.roi_zyx)
-        slab = self._new_slab(tile, BlockLayout.whole(TileGrid.of(tile.stop, tile.stop, 0)))
         with torch.inference_mode():
-            slab.add(self._empty_logits()[0], tile)
-            slab.finish(tile, self._head.room(tile.shape, self.engine.device))
+            logits, out = self._empty_logits()[0], self._head.room(tile.shape, self.engine.device)
+            for num_tiles in (1, 2):
+                shape = (num_tiles * tile.stop[0], *tile.stop[1:])
+                slab = self._new_slab(tile, BlockLayout.whole(TileGrid.of(shape, tile.stop, 0)))
+                slab.add(logits, tile)
+                slab.finish(tile, out)
 
     def _empty_logits(self) -> torch.Tensor:
         """Logits of an empty batch, as large as there is memory for."""
@@ -121,7 +144,7 @@ class Predictor:
         self,
         work: Iterable[tuple[BlockOrder, Sequence[Piece], BlockResult]],
         begun: list[BlockPass],
-    ) -> Iterator[_Tile]:
+    ) -> Iterator[Tile]:
         """The tiles of all Blocks in turn; each Block is noted in `begun`."""
         for order, pieces, result in work:
             try:
@@ -135,12 +158,13 @@ class Predictor:
             for index in under_way.indices():
                 if result.failure:
                     break
-                yield _Tile(under_way, index, under_way.is_background(index))
+                yield Tile(under_way, index, under_way.is_background(index))
 
+    @torch.inference_mode()
     def _begin(self, order: BlockOrder, pieces: Sequence[Piece], result: BlockResult) -> BlockPass:
         started = perf_counter()
         box, voxels = self._normalised(order, pieces)
-        self.seconds["normalise"] += perf_counter() - started
+        self._count("normalise", started)
         slab, head = self._slab(order), self._head
         under_way = BlockPass(order, box, voxels, slab, head, result, self._transfer)
         if self._skip:
@@ -175,7 +199,8 @@ class Predictor:
         return slab
 
     def _new_slab(self, extent: Box, layout: BlockLayout) -> Slab:
-        return Slab(
+        is_alone = layout.grid.num_tiles == 1 and self._head.is_argmax and not layout.grid_map
+        return (LoneTile if is_alone else Slab)(
             extent=extent,
             axis=layout.axis,
             roi=layout.grid.roi,
@@ -185,23 +210,33 @@ class Predictor:
             with_weights=bool(layout.grid_map and layout.grid_map.is_interpolated),
         )
 
-    def _predict_batch(self, batch: Sequence[_Tile]) -> None:
-        """Predict and land a batch; in smaller ones, for good, where there is no memory for it."""
-        predicted = [one for one in batch if not one.is_skipped]
-        size = max(len(predicted), self.engine.min_batch)
+    @torch.inference_mode()
+    def _predict_batch(self, batch: Sequence[Tile]) -> Sequence[torch.Tensor] | DeviceMemoryError:
+        """Logits of the tiles that are not skipped, or that there is no memory for them."""
+        predicted = to_predict(batch)
         try:
-            with memory_errors(self.engine.device, f"for a batch of {size} tiles"):
-                logits = self._forward(predicted) if predicted else ()
+            with memory_errors(self.engine.device, f"for a batch of {self._size(predicted)} tiles"):
+                return tuple(self._forward(predicted)) if predicted else ()
         except DeviceMemoryError as error:
-            if not self._use_smaller_batches(size, error):
-                for one in predicted:
-                    one.under_way.fail(error)
-                return
-        else:
+            return error
+
+    @torch.inference_mode()
+    def _land_batch(
+        self, batch: Sequence[Tile], logits: Sequence[torch.Tensor] | DeviceMemoryError
+    ) -> None:
+        """Land a batch; predict it in smaller ones, for good, where there was no memory for it."""
+        if not isinstance(logits, DeviceMemoryError):
             self._land(batch, iter(logits))
-            return
-        for part in _batched(batch, lambda: self._batch_size):
-            self._predict_batch(part)
+        elif self._use_smaller_batches(self._size(to_predict(batch)), logits):
+            for part in batched(batch, lambda: self._batch_size):
+                self._land_batch(part, self._predict_batch(part))
+        else:
+            for one in to_predict(batch):
+                one.under_way.fail(logits)
+
+    def _size(self, predicted: Sequence[Tile]) -> int:
+        """Tiles that go through the network at once: a batch is filled up."""
+        return max(len(predicted), self.engine.min_batch)
 
     def _use_smaller_batches(self, size: int, error: DeviceMemoryError) -> bool:
         """Halve the batches after one of `size` tiles failed; False where they are smallest."""
@@ -211,19 +246,19 @@ class Predictor:
         self._warnings.append(f"{error}; from here on batches have {self._batch_size} tiles")
         return True
 
-    def _forward(self, batch: Sequence[_Tile]) -> torch.Tensor:
+    def _forward(self, batch: Sequence[Tile]) -> torch.Tensor:
         started = perf_counter()
         # An Engine's results depend on no neighbour in a batch of `min_batch`: fill it up, so
         # that a Volume's labels do not depend on which others shared its batches.
-        tiles = self.engine.tiles(max(len(batch), self.engine.min_batch))
+        tiles = self.engine.tiles(self._size(batch))
         tiles[len(batch) :] = 0
         for room, tile in zip(tiles, batch, strict=False):
             tile.under_way.read_tile(tile.place, room)
         logits = self.engine.forward(tiles)[: len(batch)]
-        self.seconds["forward"] += perf_counter() - started
+        self._count("forward", started)
         return logits
 
-    def _land(self, batch: Sequence[_Tile], logits_czyx: Iterator[torch.Tensor]) -> None:
+    def _land(self, batch: Sequence[Tile], logits_czyx: Iterator[torch.Tensor]) -> None:
         for tile in batch:
             logits = None if tile.is_skipped else next(logits_czyx)
             try:
@@ -232,39 +267,17 @@ class Predictor:
             except (BundleError, DeviceMemoryError) as error:
                 tile.under_way.fail(error)
 
-    def _land_tile(self, tile: _Tile, logits_czyx: torch.Tensor | None) -> None:
+    def _land_tile(self, tile: Tile, logits_czyx: torch.Tensor | None) -> None:
         started = perf_counter()
         if logits_czyx is None:
             tile.under_way.skip()
         else:
             tile.under_way.add(tile.place, logits_czyx)
+        self._count("accumulate", started)
         landed = perf_counter()
         tile.under_way.finish_layer(tile.place)
-        self.seconds["accumulate"] += landed - started
-        self.seconds["finish"] += perf_counter() - landed
+        self._count("finish", landed)
 
-
-class _Tile(NamedTuple):
-    """A tile on its way through the network, or past it."""
-
-    under_way: BlockPass
-    place: Index
-    is_skipped: bool
-
-
-def _batched(tiles: Iterable[_Tile], size: Callable[[], int]) -> Iterator[list[_Tile]]:
-    """Tiles in order, `size()` that are predicted at once, and those skipped between them.
-
-    Few are skipped at once: every Block in a batch holds its voxels until the batch has landed.
-    """
-    batch: list[_Tile] = []
-    num_predicted = 0
-    for tile in tiles:
-        batch.append(tile)
-        num_predicted += not tile.is_skipped
-        is_full = num_predicted >= size() or len(batch) >= MOST_SKIPPED * size()
-        if is_full or num_predicted == 0:
-            yield batch
-            batch, num_predicted = [], 0
-    if batch:
-        yield batch
+    def _count(self, part: str, started: float) -> None:
+        with self._counting:  # by any lane
+            self.seconds[part] += perf_counter() - started

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from resource import RUSAGE_SELF, getrusage
 from time import perf_counter
 from typing import Any
@@ -14,10 +13,15 @@ import ray
 
 from unet_batch.errors import ReplicaError
 from unet_batch.inference.block_pass import Array, BlockOrder
-from unet_batch.inference.choosing import EngineChoice, EngineKind, choose_engine, load_engine
+from unet_batch.inference.choosing import (
+    EngineChoice,
+    EngineKind,
+    choose_engine,
+    lanes_of,
+    load_engine,
+)
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.head import Head
-from unet_batch.inference.lanes import Lanes
 from unet_batch.inference.model_address import load_model
 from unet_batch.inference.precision_check import labels_differ
 from unet_batch.inference.predictor import Predictor
@@ -97,8 +101,7 @@ class Replica:
 
     def _load(self, engine: EngineKind) -> None:
         inference, bundles = self._inference, self._bundles
-        make = partial(
-            Predictor,
+        self._predictor = Predictor(
             load_engine(
                 engine,
                 bundles,
@@ -112,11 +115,8 @@ class Replica:
             importance=inference.importance,
             batch_size=inference.batch_size,
             skip=SkipRule.of(inference, bundles[0].channels),
+            num_lanes=lanes_of(engine, self._device, self._num_lanes),
         )
-        self._predictor = make()
-        # A GPU computes one batch at a time anyway, and OpenVINO shares out the cores itself.
-        has_lanes = self._num_lanes > 1 and engine == "torch" and self._device.type == "cpu"
-        self._lanes = Lanes([make() for _ in range(self._num_lanes)]) if has_lanes else None
         self._engine, self._is_warm = engine, False
 
     def warm_up(self) -> str:
@@ -136,6 +136,7 @@ class Replica:
             device=self._device,
             batch_size=inference.batch_size,
             mirror=inference.mirror,
+            num_lanes=self._num_lanes,
         )
 
     def use_engine(self, engine: EngineKind) -> str:
@@ -157,9 +158,7 @@ class Replica:
         fetched = _fetch_each(inputs)
         failures = [found if isinstance(found, str) else "" for found in fetched]
         readable = [k for k, failure in enumerate(failures) if not failure]
-        # A lone Block may go on with a slab; several are of Volumes that are a Block each.
-        predictor = self._lanes if self._lanes and len(readable) > 1 else self._predictor
-        results = predictor.predict(
+        results = self._predictor.predict(
             [orders[k] for k in readable],
             (found for found in fetched if not isinstance(found, str)),
         )
@@ -175,11 +174,11 @@ class Replica:
             num_tiles=sum(result.num_tiles for result in results),
             num_skipped=sum(result.num_skipped for result in results),
             busy_s=perf_counter() - started,
-            seconds=predictor.seconds,
+            seconds=self._predictor.seconds,
             peak_rss_bytes=1024 * getrusage(RUSAGE_SELF).ru_maxrss,  # Linux counts in KiB
             peak_device_bytes=peak_device_bytes(self._device),
             short=tuple(short),
-            warnings=predictor.take_warnings(),
+            warnings=self._predictor.take_warnings(),
             node=self._node,
         )
         return (report, *(cell for block in cells for cell in block))

@@ -110,14 +110,14 @@ class HostSums:
 
     def add(self, logits_czyx: torch.Tensor, ring: Box, inside: Box) -> None:
         """Add weighted logits."""
-        logits = self._as_planes(logits_czyx)
-        spans = _spans(ring, inside)
+        logits = as_planes(logits_czyx, is_last=self._is_last)
+        spans = spans_of(ring, inside)
         spans[2] *= self._per_voxel
         kernels.add(self._sums, logits, *self._bells, spans)
 
     def finish(self, ring: Box, out: torch.Tensor) -> None:
         """Read labels out."""
-        spans, labels = _spans(ring, Box.from_shape(ring.shape)), out.numpy()
+        spans, labels = spans_of(ring, Box.from_shape(ring.shape)), out.numpy()
         if self._is_last:
             broken = kernels.finish_channels_last(self._sums, self._num_classes, labels, spans)
         else:
@@ -147,14 +147,18 @@ class HostSums:
         grouped = self._sums.reshape(z, y, row // self._num_classes, self._num_classes)
         return np.moveaxis(grouped, -1, 0)
 
-    def _as_planes(self, logits_czyx: torch.Tensor) -> NDArray[Any]:
-        """The logits as contiguous (planes, z, y, row), float32 or the bits of bfloat16."""
-        ordered = logits_czyx.permute(1, 2, 3, 0)[None] if self._is_last else logits_czyx
-        ordered = ordered.contiguous()
-        planes = ordered.reshape(*ordered.shape[:3], -1) if self._is_last else ordered
-        if logits_czyx.dtype == torch.bfloat16:
-            return planes.view(torch.uint16).numpy()
-        return planes.float().numpy()
+
+def as_planes(logits_czyx: torch.Tensor, *, is_last: bool) -> NDArray[Any]:
+    """The logits as contiguous (planes, z, y, row), float32 or the bits of bfloat16.
+
+    With `is_last` there is one plane, and rows hold the classes of one voxel after another.
+    """
+    ordered = logits_czyx.permute(1, 2, 3, 0)[None] if is_last else logits_czyx
+    ordered = ordered.contiguous()
+    planes = ordered.reshape(*ordered.shape[:3], -1) if is_last else ordered
+    if logits_czyx.dtype == torch.bfloat16:
+        return planes.view(torch.uint16).numpy()
+    return planes.float().numpy()
 
 
 def is_channels_last(logits_czyx: torch.Tensor) -> bool:
@@ -162,6 +166,6 @@ def is_channels_last(logits_czyx: torch.Tensor) -> bool:
     return logits_czyx.shape[0] > 1 and logits_czyx.stride(0) == 1
 
 
-def _spans(ring: Box, other: Box) -> NDArray[np.int64]:
+def spans_of(ring: Box, other: Box) -> NDArray[np.int64]:
     """(start in the ring, start in the other, length) of each axis, as the kernels take them."""
     return np.array([ring.start, other.start, ring.shape], np.int64).T.copy()

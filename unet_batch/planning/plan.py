@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from unet_batch.planning.cost import (
     choose_layout,
     footprint,
 )
+from unet_batch.planning.lanes import lane_batch, lane_counts
 from unet_batch.planning.specs.grid import OWN_GRID, GridSpec
 from unet_batch.planning.specs.segment import InferenceSpec
 from unet_batch.planning.volume_info import VolumeBrief, VolumeInfo
@@ -37,10 +37,6 @@ from unet_batch.tiling.grid import TileGrid
 from unet_batch.tiling.grid_map import GridMap
 
 Shape3 = tuple[int, int, int]
-MAX_LANE_VOXELS = 64**3
-"""Voxels of a tile with which lanes are worth it. Milliseconds a tile of two cores that share a
-pass, and of a pass each (residual U-Net, bf16, 3 and 14 classes): 40³ 2.70 and 2.22, 3.33 and 3.06;
-64³ 8.96 and 8.26, 13.0 and 12.0; 96³ with 2 classes 24.3 and 24.0, but with 14 39 and 66."""
 
 PACK_BATCHES = 8  # batches a pack of small volumes fills: few calls, yet fair shares
 
@@ -208,17 +204,24 @@ class Plan:
         footprints = map(self.planner.footprint, self.volumes.values())
         return max(footprints, key=lambda one: one.total, default=None)
 
-    def lanes_within_memory(self, most: int) -> int:
-        """How many small Volumes, `most` at most, a Replica's memory budget holds side by side.
+    def lanes_within_memory(self, num_cpus: int) -> int:
+        """How many lanes of a Replica of `num_cpus` cores its memory budget has room for.
 
-        One, where tiles are so large that cores share a pass as well as they work apart.
+        Each has a batch under way, and of small Volumes one of its own; the weights are shared,
+        and so is the slab of a large Volume.
         """
-        planner, memory_bytes = self.planner, self._small_bytes()
-        if prod(planner.roi_zyx) > MAX_LANE_VOXELS:
+        planner, model, largest = self.planner, self.planner.model, self.largest_footprint
+        batch_size, small = planner.inference.batch_size, self._small_bytes()
+        if largest is None:
             return 1
-        each = memory_bytes - planner.model.weight_bytes  # which all share
-        room = planner.memory_budget - planner.model.weight_bytes
-        return max(1, min(most, room // each)) if memory_bytes else 1
+
+        def needed(lanes: int) -> float:
+            batches = lanes * lane_batch(batch_size, lanes, planner.roi_zyx) / batch_size
+            large = largest.total + (batches - 1) * model.forward_bytes
+            return max(large, lanes * (small - model.weight_bytes) + model.weight_bytes)
+
+        fitting = (n for n in lane_counts(num_cpus) if needed(n) <= planner.memory_budget)
+        return next(fitting, 1)
 
     def _small_bytes(self) -> int:
         """What a Replica holds for the heaviest Volume that is packed; 0 where none is."""

@@ -22,7 +22,7 @@ import torch
 
 from unet_batch.errors import SpecError
 from unet_batch.formats.scan import Scan
-from unet_batch.inference.choosing import EngineKind, choose_engine, load_engine
+from unet_batch.inference.choosing import choose_engine, load_engine
 from unet_batch.inference.engine import Engine, Frame
 from unet_batch.inference.pool import ReplicaPool, ReplicaSize
 from unet_batch.models.bundle import BundleConfig, save_bundle
@@ -33,6 +33,7 @@ from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.reporting.bars import Bar, stacked_bars
 from unet_batch.storage.archive import open_archive
+from unet_batch.workflows.engine_choice import measure_engines
 from unet_batch.workflows.monai_loop import monai_seconds
 from unet_batch.workflows.segment import run_plan
 from unet_batch.workflows.segment_job import SegmentJob
@@ -42,7 +43,8 @@ from unet_batch.workflows.segment_job import SegmentJob
 class CaseResult:
     """Medians of one case, in seconds; `seconds_by_part` is the worker time of one Job.
 
-    `bare_s` is the forward pass of the planned tiles on the Engine `engine`, the fastest one;
+    `bare_s` is the forward pass of the planned tiles on the Engine `engine`, the fastest one, in
+    batches that all cores share, as a loop around a network would run it;
     `overhead_s_per_volume` what the Job takes beyond it for each Volume.
     """
 
@@ -109,10 +111,10 @@ def _measure(spec: BenchSpec, case: BenchCase, listen: Listener) -> CaseResult:
             job.spec.inference,
             size=size,
             roi_zyx=case.roi,
-            engine=bare.kind,
             num_lanes=plan.lanes_within_memory(size.num_cpus),
         ) as pool:
             started = perf_counter()
+            pool.use_engine(measure_engines(pool).kind)  # which may be another in lanes
             runs = [_Run(job, 0, pool, listen)]  # the first starts the Replicas: not counted
             start_s = perf_counter() - started
             bare_s = []
@@ -183,7 +185,6 @@ class _Bare:
         choice = choose_engine(
             job.bundles, frame, precision=precision, device=device, batch_size=batch_size
         )
-        self.kind: EngineKind = choice.kind
         self.engine: Engine = load_engine(
             choice.kind, job.bundles, frame, precision=precision, device=device
         )

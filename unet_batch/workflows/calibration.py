@@ -28,11 +28,13 @@ from numpy.typing import NDArray
 
 from unet_batch.inference.block_pass import BlockOrder
 from unet_batch.inference.choosing import load_engine, steady_median
+from unet_batch.inference.cluster import variables
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.model_address import load_model
 from unet_batch.inference.replica import TILES_COMPARED, Replica
 from unet_batch.models.precision import resolve_precision
-from unet_batch.models.process import own_device
+from unet_batch.models.process import own_device, process_variables
+from unet_batch.planning.lanes import lane_counts
 from unet_batch.planning.prediction import Calibration
 from unet_batch.planning.specs.segment import InferenceSpec
 from unet_batch.planning.volume_info import ChannelStatistics, Json
@@ -60,13 +62,16 @@ def calibrate(job: SegmentJob, *, num_tiles: int, num_threads: int) -> Calibrati
         return found
     circumstances = _circumstances(job, num_threads, chooses=chooses)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+    num_lanes = lane_counts(num_threads)[0]
+    own = process_variables(num_lanes, job.roi_zyx)
+    with variables(own), ProcessPoolExecutor(1, mp_context=spawn) as pool:
         measured = pool.submit(
             _measure,
             job.model_paths,
             job.spec.inference,
             job.roi_zyx,
             num_threads=num_threads,
+            num_lanes=num_lanes,
             trust_network=job.spec.trust_network,
             chooses=chooses,
             began_at=time.time(),
@@ -93,6 +98,7 @@ def _measure(
     roi_zyx: tuple[int, int, int],
     *,
     num_threads: int,
+    num_lanes: int,
     trust_network: bool,
     chooses: bool,
     began_at: float,
@@ -106,6 +112,7 @@ def _measure(
         roi_zyx=roi_zyx,
         engine="torch" if inference.engine == "auto" else inference.engine,
         num_threads=num_threads,
+        num_lanes=num_lanes,
         trust_network=trust_network,
     )
     name = replica.warm_up()
@@ -180,7 +187,7 @@ def _circumstances(job: SegmentJob, num_threads: int, *, chooses: bool) -> dict[
         "gpu": torch.cuda.get_device_name() if has_gpu else "",
         "threads": num_threads,
         "torch": torch.__version__,
-        "program": Calibration.__module__ + " 1",
+        "program": Calibration.__module__ + " 2",
         "model": job.model_hash,
         "inference": job.spec_hash,
         "engines_compared": chooses,

@@ -36,14 +36,17 @@ def settle_engine(job: SegmentJob, plan: Plan, pool: ReplicaPool, ledger: Ledger
         return EngineChoice(known, {})
     choice = EngineChoice("torch", {})
     if plan.num_tiles >= MEASURE_FROM_TILES:
-        choice = _measured(pool)
+        choice = measure_engines(pool)
     kind = cast("EngineKind", ledger.settle(_DECISION, choice.kind, of=job.model_hash))
     pool.use_engine(kind)
     return EngineChoice(kind, choice.seconds_per_tile)
 
 
-def _measured(pool: ReplicaPool) -> EngineChoice:
-    """What a Replica finds; torch where it cannot, and why it could not the Job will find out."""
+def measure_engines(pool: ReplicaPool) -> EngineChoice:
+    """What a Replica finds; torch where it cannot, and why it could not the Job will find out.
+
+    The Engine that it uses stays the same.
+    """
     (name, _), *_ = pool.start_all()
     try:
         choice: EngineChoice = ray.get(pool.actor(name).choose_engine.remote())

@@ -23,6 +23,7 @@ from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from unet_batch.errors import ClusterError, NotFoundError, SpecError
+from unet_batch.inference.cluster import variables
 
 TOKEN_VARIABLE = "RAY_AUTH_TOKEN"  # noqa: S105 - where it is, not what it is
 TOKEN_PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"  # noqa: S105
@@ -91,7 +92,8 @@ class RayJobs:
             raise SpecError(f"--address {address!r}: expected that of the head, http://head:8265")
         headers = {"Authorization": f"Bearer {token}"} if token else None
         self._has_token = token is not None
-        with self._errors(), _only(self.address):
+        # No other address of the environment may overrule this one.
+        with self._errors(), variables({ADDRESS_VARIABLE: self.address}):
             self._client = JobSubmissionClient(self.address, headers=headers)
 
     def submit(
@@ -194,17 +196,3 @@ def _job(details: Any) -> RayJob:
         exit_status=details.driver_exit_code,
         metadata=details.metadata or {},
     )
-
-
-@contextmanager
-def _only(address: str) -> Iterator[None]:
-    """Let no other address of the environment overrule this one."""
-    before = os.environ.get(ADDRESS_VARIABLE)
-    os.environ[ADDRESS_VARIABLE] = address
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[ADDRESS_VARIABLE]
-        else:
-            os.environ[ADDRESS_VARIABLE] = before

@@ -15,7 +15,7 @@ from unet_batch.inference.head import Head
 from unet_batch.inference.model_address import load_model
 from unet_batch.inference.outcome import Target
 from unet_batch.models.bundle import WEIGHTS, Bundle, require_alike
-from unet_batch.models.footprint import forward_cost
+from unet_batch.models.footprint import ForwardCost, forward_cost
 from unet_batch.models.precision import resolve_precision
 from unet_batch.planning.cost import CPU_PACE, GPU_PACE, ModelCost
 from unet_batch.planning.long_plan import LongPlan
@@ -258,8 +258,7 @@ class SegmentJob:
         precision = resolve_precision(inference.precision, torch.device("cpu"))
         batch = (inference.batch_size, self.bundle.in_channels, *roi)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        networks = [bundle.skeleton() for bundle in self.bundles]
-        costs = [forward_cost(network, batch, dtype=dtype) for network in networks]
+        costs = [_pass_cost(bundle, batch, dtype) for bundle in self.bundles]
         return ModelCost(
             num_channels=self.bundle.in_channels,
             num_classes=len(self.bundle.classes),
@@ -345,3 +344,15 @@ class SegmentJob:
     def _digest(self) -> str:
         text = f"{self.model_hash} {self.spec.digest('inference')}"
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+_pass_costs: dict[tuple[str, tuple[int, ...], torch.dtype], ForwardCost] = {}
+"""What was counted in this process: a twentieth of a second for each network."""
+
+
+def _pass_cost(bundle: Bundle, batch_shape: tuple[int, ...], dtype: torch.dtype) -> ForwardCost:
+    """What a forward pass of the Bundle's network takes, counted once."""
+    key = (bundle.content_hash, batch_shape, dtype)
+    if key not in _pass_costs:
+        _pass_costs[key] = forward_cost(bundle.skeleton(), batch_shape, dtype=dtype)
+    return _pass_costs[key]
