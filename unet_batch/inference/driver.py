@@ -95,7 +95,8 @@ class Driver:
         control: Control | None = None,
     ) -> None:
         self._plan, self._schedule, self._pool = plan, schedule, pool
-        self._volumes, self._target, self._on_outcome = volumes, target, on_outcome
+        self._volumes, self._find_target, self._on_outcome = volumes, target, on_outcome
+        self._targets: dict[str, Target] = {}
         self._head = head
         self._listen = listen
         self._workforce = workforce or RayWorkforce()
@@ -347,6 +348,12 @@ class Driver:
             yield VolumeFailed(volume_id, reason)
         yield WasWritten(regions)
 
+    def _target(self, volume_id: str) -> Target:
+        """Where a Volume's labels go; worked out once, and kept until it has its outcome."""
+        if volume_id not in self._targets:
+            self._targets[volume_id] = self._find_target(volume_id)
+        return self._targets[volume_id]
+
     def _publish(self, volume_ids: tuple[str, ...]) -> None:
         targets = [self._target(volume_id) for volume_id in volume_ids]
         if any(target.steps for target in targets):
@@ -396,6 +403,7 @@ class Driver:
 
     def _close(self, close: Close) -> None:
         self._held.drop(close.volume_id)
+        self._targets.pop(close.volume_id, None)
         if close.outcome != "done" or close.volume_id in self._repeated:
             self._pool.forget(close.volume_id)
         self._repeated.discard(close.volume_id)

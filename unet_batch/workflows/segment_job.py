@@ -187,15 +187,7 @@ class SegmentJob:
         """Where a Volume's Labels go. The provenance holds no time: bytes must repeat."""
         return Target(
             LabelsSet(self.spec.labels, tuple(self._writers(info))),
-            {
-                "model": self.model_name,
-                "bundle_hash": self.model_hash,
-                **({"version": self.version} if self.version else {}),
-                "input_hash": info.content_hash,
-                "inference": self.spec.inference.model_dump(mode="json"),
-                **({"overlapping": True} if self.bundle.activation == "sigmoid" else {}),
-                **self._members(),
-            },
+            {**self._provenance, "input_hash": info.content_hash},
             self.spec.inference.postprocess,
         )
 
@@ -326,6 +318,18 @@ class SegmentJob:
         """Which versions of a registry the Bundles are, joined by `+`; empty for folders."""
         versions = [model.version for model in self.models]
         return "+".join(one or "?" for one in versions) if any(versions) else ""
+
+    @cached_property
+    def _provenance(self) -> dict[str, Json]:
+        """What made the Labels, the same of all Volumes."""
+        return {
+            "model": self.model_name,
+            "bundle_hash": self.model_hash,
+            **({"version": self.version} if self.version else {}),
+            "inference": self.spec.inference.model_dump(mode="json"),
+            **({"overlapping": True} if self.bundle.activation == "sigmoid" else {}),
+            **self._members(),
+        }
 
     def _members(self) -> dict[str, Json]:
         """The provenance of an ensemble's members."""
