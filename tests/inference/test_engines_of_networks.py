@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unet_batch.inference import choosing
-from unet_batch.inference.choosing import choose_engine
+from unet_batch.inference.choosing import choose_engine, lanes_of
 from unet_batch.inference.engine import Engine, Frame, TorchEngine
 from unet_batch.models.networks import build_network
 from unet_batch.planning.volume_info import Json
@@ -59,3 +59,12 @@ def test_a_network_of_ones_own_is_never_traced(monkeypatch: pytest.MonkeyPatch) 
     frame = Frame(1, 2, (8, 8, 8))
     choice = choose_engine([own], frame, precision="fp32", device=CPU, batch_size=2)  # type: ignore[list-item]
     assert (choice.kind, choice.seconds_per_tile) == ("torch", {})
+
+
+def test_only_networks_of_ours_run_in_lanes_and_on_the_cpu_by_torch() -> None:
+    ours, own = (SimpleNamespace(network_name=name) for name in ("unet", "my.networks:Own"))
+    gpu = torch.device("cuda")
+    assert lanes_of("torch", [ours], CPU, most=2) == 2  # type: ignore[list-item]
+    assert lanes_of("torch", [ours, own], CPU, most=2) == 1  # type: ignore[list-item]
+    assert lanes_of("torch", [ours], gpu, most=2) == 1  # type: ignore[list-item]
+    assert lanes_of("openvino", [ours], CPU, most=2) == 1  # type: ignore[list-item]

@@ -165,3 +165,18 @@ def test_all_cores_share_a_batch_where_finishing_is_much_work() -> None:
     assert make_predictor(4).num_lanes == 4
     probabilities = Head((0, 1, 2), with_probabilities=True)
     assert make_predictor(4, head=probabilities).num_lanes == 1
+
+
+def test_all_cores_share_a_batch_that_is_alone() -> None:
+    predictor, names = make_predictor(2), set[str]()
+    forward = predictor.engine.forward
+
+    def watched(tiles: torch.Tensor) -> torch.Tensor:
+        names.add(threading.current_thread().name)
+        return forward(tiles)
+
+    predictor.engine.forward = watched  # type: ignore[method-assign]
+    predictor.predict(*make_work([ROI] * 3))
+    assert names == {threading.current_thread().name}
+    predictor.predict(*make_work([ROI] * 4))
+    assert any(name.startswith("lane") for name in names)

@@ -116,7 +116,7 @@ def choose_engine(
             kind, bundles, frame, precision=precision, device=device, mirror=mirror
         )
         with suppress(DeviceMemoryError, *_CANNOT_RUN.get(kind, ())):
-            lanes = lanes_of(kind, device, num_lanes)
+            lanes = lanes_of(kind, bundles, device, most=num_lanes)
             paces[kind] = seconds_per_tile(engine, batch_size=batch_size, num_lanes=lanes)
         engine.close()
     timed = [kind for kind in kinds if kind in paces]
@@ -136,12 +136,16 @@ def _candidates(bundles: Sequence[Bundle], device: torch.device) -> list[EngineK
     return ["torch", "openvino"] if has_openvino() else ["torch"]
 
 
-def lanes_of(kind: EngineKind, device: torch.device, most: int) -> int:
+def lanes_of(
+    kind: EngineKind, bundles: Sequence[Bundle], device: torch.device, *, most: int
+) -> int:
     """In how many lanes an Engine is run.
 
-    A GPU computes one batch at a time anyway, and OpenVINO shares out the cores itself.
+    A GPU computes one batch at a time anyway, and OpenVINO shares out the cores itself. A network
+    of the user's own may keep something of a pass, which another's would overwrite.
     """
-    return most if kind == "torch" and device.type == "cpu" else 1
+    has_lanes = kind == "torch" and device.type == "cpu"
+    return most if has_lanes and not any(is_own(one.network_name) for one in bundles) else 1
 
 
 def has_openvino() -> bool:

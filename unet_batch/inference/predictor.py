@@ -43,7 +43,7 @@ class Predictor:
     """An Engine with the rules of a Job: intensity, importance map, Head, batch size, skipping.
 
     `num_lanes` batches are predicted side by side. Where finishing a layer is much work
-    (probabilities, another grid) all cores share every batch instead, since batches land one
+    (probabilities, another grid) all cores share every batch instead: layers are finished one
     after the other.
     """
 
@@ -78,8 +78,7 @@ class Predictor:
         that cannot be normalised fails alone, and so do Blocks for which there is no memory,
         even in the smallest batches. The network's own errors are raised.
         """
-        is_regridded = any(order.layout.grid_map for order in orders)
-        lanes = self._alone if is_regridded else self._lanes
+        lanes = self._lanes_for(orders)
         self.seconds = dict.fromkeys(PARTS, 0.0)
         results = [BlockResult() for _ in orders]
         begun: list[BlockPass] = []
@@ -91,6 +90,12 @@ class Predictor:
             one.hand_out()
         self._count("finish", started)
         return results
+
+    def _lanes_for(self, orders: Sequence[BlockOrder]) -> Lanes:
+        """All cores share a batch where there is only one, or scans are on another grid."""
+        is_regridded = any(order.layout.grid_map for order in orders)
+        num_tiles = sum(order.block.tiles.num_voxels for order in orders)
+        return self._alone if is_regridded or num_tiles <= self._batch_size else self._lanes
 
     @property
     def num_lanes(self) -> int:

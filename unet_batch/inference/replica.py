@@ -115,7 +115,7 @@ class Replica:
             importance=inference.importance,
             batch_size=inference.batch_size,
             skip=SkipRule.of(inference, bundles[0].channels),
-            num_lanes=lanes_of(engine, self._device, self._num_lanes),
+            num_lanes=lanes_of(engine, bundles, self._device, most=self._num_lanes),
         )
         self._engine, self._is_warm = engine, False
 
