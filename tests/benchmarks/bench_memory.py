@@ -13,6 +13,7 @@ not.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from unet_batch.inference.block_pass import BlockOrder
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.head import Head
 from unet_batch.inference.predictor import Predictor
-from unet_batch.models.process import tune_process
+from unet_batch.models.process import process_variables, tune_process
 from unet_batch.planning.cost import ModelCost, choose_layout, footprint
 from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.planning.volume_info import ChannelStatistics
@@ -34,6 +35,7 @@ from unet_batch.tiling.box import Box
 from unet_batch.tiling.grid import TileGrid
 
 ROI, OVERLAP, BATCH = (96, 96, 96), 0.5, 2
+NUM_LANES = 2  # of a Replica with two cores
 STATISTICS = ChannelStatistics(0, 1, 0, 1, {}, 1, 0, 1, 0)
 MIB = 2**20
 GOAL = 0.10
@@ -95,6 +97,7 @@ def make_predictor(num_classes: int, roi: tuple[int, int, int]) -> Predictor:
         head=Head(tuple(range(num_classes))),
         importance="gaussian",
         batch_size=BATCH,
+        num_lanes=NUM_LANES,
     )
 
 
@@ -121,7 +124,8 @@ def voxels_of(box: Box) -> np.ndarray:
 def measure(edge: int, num_classes: int, budget: int) -> dict[str, Any]:
     """`run_case` in a process of its own, and its row of the table."""
     command = [sys.executable, __file__, "--case", *map(str, (edge, num_classes, budget))]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    variables = {**os.environ, **process_variables(NUM_LANES, ROI)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=variables)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     took = found["peak"] - found["before"]
     print(

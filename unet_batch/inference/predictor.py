@@ -27,6 +27,7 @@ from unet_batch.inference.slab import Slab
 from unet_batch.inference.transfer import transfer_for
 from unet_batch.inference.voxels import assemble, copy_tile
 from unet_batch.models.intensity import Normalizer
+from unet_batch.models.process import return_freed_memory
 from unet_batch.models.resampling import to_model_grid
 from unet_batch.planning.lanes import lane_batch
 from unet_batch.planning.specs.intensity import IntensitySpec
@@ -89,6 +90,8 @@ class Predictor:
         for one in begun:
             one.hand_out()
         self._count("finish", started)
+        if lanes.number > 1 and any(order.layout.num_blocks > 1 for order in orders):
+            return_freed_memory()  # a volume is cut where memory is what there is least of
         return results
 
     def _lanes_for(self, orders: Sequence[BlockOrder]) -> Lanes:

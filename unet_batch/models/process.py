@@ -62,3 +62,14 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Have malloc return what it keeps; nothing where it cannot be told.
+
+    Threads ask and free in an order that differs from time to time, which leaves gaps that nothing
+    fits any more: without this, two lanes took 343 MiB for a 1024³ volume where one takes 207.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
