@@ -102,10 +102,8 @@ def choose_engine(
 ) -> EngineChoice:
     """The fastest Engine for tiles of this frame, each timed over a few batches.
 
-    Side by side in `num_lanes`, where it can be run so.
-
-    One that has not the memory for a single tile is no choice, nor are CUDA graphs of a network
-    that cannot be captured.
+    Batches run side by side in `num_lanes`, where they can. One that has not the memory for a
+    single tile is no choice, nor are CUDA graphs of a network that cannot be captured.
     """
     kinds = _candidates(bundles, device)
     if len(kinds) == 1:

@@ -5,8 +5,8 @@ a product, a sum, a class index of eight bytes). Here each logit is read once, i
 and layout the network left it in, and each sum once:
 
     add       sums += weight * logits           one tile
-    finish    index of the largest sum, and the sums set to zero for the next layer
-    label     index of the largest logit, of a tile that has no neighbour
+    finish    index of the largest sum, and the sums set to zero for the next layer;
+              of a tile that has no neighbour index of the largest logit
 
 Arrays are (planes, z, y, row). Channels-first logits have a plane a class and rows of x;
 channels-last ones have one plane and rows of x times class. bfloat16 travels as uint16.
@@ -72,11 +72,11 @@ def add(
 
 
 @numba.njit(parallel=True, nogil=True, cache=True)
-def finish_channels_last(sums: Any, num_classes: int, labels: Any, spans: Any) -> int:
-    """Class indices of sums (1, z, y, x * class) into `labels`, the sums set to zero.
+def finish_channels_last(sums: Any, num_classes: int, labels: Any, spans: Any, clears: Any) -> int:
+    """Class indices of sums, or logits, (1, z, y, x * class) into `labels`.
 
-    `spans` is (sums start, labels start, length) by z, y, x in voxels. Returns how many rows
-    hold a NaN or infinite sum.
+    `spans` is (sums start, labels start, length) by z, y, x in voxels; `clears` sets the sums to
+    zero. Returns how many rows hold a NaN or infinite sum.
     """
     rows, length = spans[1, 2], spans[2, 2]
     broken = 0
@@ -88,24 +88,24 @@ def finish_channels_last(sums: Any, num_classes: int, labels: Any, spans: Any) -
         total = types.float32(0)
         for x in range(length):
             at = first + x * num_classes
-            best, index = row[at], 0
-            total += row[at]
-            row[at] = 0
+            best, index = _load(row[at]), 0
+            total += best
             for k in range(1, num_classes):
-                value = row[at + k]
+                value = _load(row[at + k])
                 total += value
-                row[at + k] = 0
                 if value > best:
                     best, index = value, k
             out[spans[2, 1] + x] = index
+        if clears:
+            row[first : first + length * num_classes] = 0
         if not np.isfinite(total):
             broken += 1
     return broken
 
 
 @numba.njit(parallel=True, nogil=True, cache=True)
-def finish_channels_first(sums: Any, labels: Any, spans: Any) -> int:
-    """Class indices of sums (class, z, y, x) into `labels`; else as `finish_channels_last`."""
+def finish_channels_first(sums: Any, labels: Any, spans: Any, clears: Any) -> int:
+    """The same of sums or logits (class, z, y, x)."""
     num_classes, rows, length = sums.shape[0], spans[1, 2], spans[2, 2]
     broken = 0
     for number in numba.prange(spans[0, 2] * rows):
@@ -117,8 +117,7 @@ def finish_channels_first(sums: Any, labels: Any, spans: Any) -> int:
         for k in range(num_classes):
             row = sums[k, spans[0, 0] + z, spans[1, 0] + y]
             for x in range(length):
-                value = row[first + x]
-                row[first + x] = 0
+                value = _load(row[first + x])
                 total += value
                 if k == 0:
                     best[x] = value
@@ -126,63 +125,8 @@ def finish_channels_first(sums: Any, labels: Any, spans: Any) -> int:
                 elif value > best[x]:
                     best[x] = value
                     out[to + x] = k
-        if not np.isfinite(total):
-            broken += 1
-    return broken
-
-
-@numba.njit(parallel=True, nogil=True, cache=True)
-def label_channels_last(logits: Any, num_classes: int, labels: Any, spans: Any) -> int:
-    """Class indices of logits (1, z, y, x * class) into `labels`.
-
-    `spans` is (logits start, labels start, length) by z, y, x in voxels. Returns how many rows
-    hold a NaN or infinite logit.
-    """
-    rows, length = spans[1, 2], spans[2, 2]
-    broken = 0
-    for number in numba.prange(spans[0, 2] * rows):
-        z, y = number // rows, number % rows
-        first = spans[2, 0] * num_classes
-        row = logits[0, spans[0, 0] + z, spans[1, 0] + y, first : first + length * num_classes]
-        out = labels[spans[0, 1] + z, spans[1, 1] + y, spans[2, 1] : spans[2, 1] + length]
-        total = types.float32(0)
-        for x in range(length):
-            at = x * num_classes
-            best, index = _load(row[at]), 0
-            total += best
-            for k in range(1, num_classes):
-                value = _load(row[at + k])
-                total += value
-                index = k if value > best else index
-                best = max(value, best)
-            out[x] = index
-        if not np.isfinite(total):
-            broken += 1
-    return broken
-
-
-@numba.njit(parallel=True, nogil=True, cache=True)
-def label_channels_first(logits: Any, labels: Any, spans: Any) -> int:
-    """Class indices of logits (class, z, y, x) into `labels`; else as `label_channels_last`."""
-    num_classes, rows, length = logits.shape[0], spans[1, 2], spans[2, 2]
-    broken = 0
-    for number in numba.prange(spans[0, 2] * rows):
-        z, y = number // rows, number % rows
-        first, to = spans[2, 0], spans[2, 1]
-        out = labels[spans[0, 1] + z, spans[1, 1] + y, to : to + length]
-        best = np.empty(length, np.float32)
-        total = types.float32(0)
-        for k in range(num_classes):
-            row = logits[k, spans[0, 0] + z, spans[1, 0] + y, first : first + length]
-            for x in range(length):
-                value = _load(row[x])
-                total += value
-                if k == 0:
-                    best[x] = value
-                    out[x] = 0
-                elif value > best[x]:
-                    best[x] = value
-                    out[x] = k
+            if clears:
+                row[first : first + length] = 0
         if not np.isfinite(total):
             broken += 1
     return broken

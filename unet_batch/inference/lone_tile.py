@@ -9,11 +9,8 @@ from __future__ import annotations
 import torch
 from typing_extensions import override
 
-from unet_batch.errors import BundleError
-from unet_batch.inference import kernels
-from unet_batch.inference.head import NOT_FINITE
 from unet_batch.inference.slab import Slab
-from unet_batch.inference.sums import as_planes, is_channels_last, spans_of
+from unet_batch.inference.sums import as_planes, finish, is_channels_last
 from unet_batch.tiling.box import Box
 
 
@@ -37,7 +34,9 @@ class LoneTile(Slab):
             return
         inside = box.relative_to(self._tile)
         if self._logits.device.type == "cpu":
-            _label(self._logits, inside, out_pzyx[0])
+            is_last = is_channels_last(self._logits)
+            planes = as_planes(self._logits, is_last=is_last)
+            finish(planes, len(self._logits), inside, out_pzyx[0], is_last=is_last)
         else:
             best = self._logits[:, *inside.slices].max(0)
             self._broken = ~torch.isfinite(best.values.sum())
@@ -48,15 +47,3 @@ class LoneTile(Slab):
     @override
     def broken(self) -> torch.Tensor | None:
         return self._broken
-
-
-def _label(logits_czyx: torch.Tensor, inside: Box, out: torch.Tensor) -> None:
-    is_last = is_channels_last(logits_czyx)
-    planes = as_planes(logits_czyx, is_last=is_last)
-    spans, labels = spans_of(inside, Box.from_shape(inside.shape)), out.numpy()
-    if is_last:
-        broken = kernels.label_channels_last(planes, len(logits_czyx), labels, spans)
-    else:
-        broken = kernels.label_channels_first(planes, labels, spans)
-    if broken:
-        raise BundleError(NOT_FINITE)

@@ -111,19 +111,14 @@ class HostSums:
     def add(self, logits_czyx: torch.Tensor, ring: Box, inside: Box) -> None:
         """Add weighted logits."""
         logits = as_planes(logits_czyx, is_last=self._is_last)
-        spans = spans_of(ring, inside)
+        spans = _spans(ring, inside)
         spans[2] *= self._per_voxel
         kernels.add(self._sums, logits, *self._bells, spans)
 
     def finish(self, ring: Box, out: torch.Tensor) -> None:
         """Read labels out."""
-        spans, labels = spans_of(ring, Box.from_shape(ring.shape)), out.numpy()
-        if self._is_last:
-            broken = kernels.finish_channels_last(self._sums, self._num_classes, labels, spans)
-        else:
-            broken = kernels.finish_channels_first(self._sums, labels, spans)
-        if broken:
-            raise BundleError(NOT_FINITE)
+        num_classes = self._num_classes
+        finish(self._sums, num_classes, ring, out, is_last=self._is_last, clears=True)
 
     def read(self, ring: Box, out: torch.Tensor) -> None:
         """Copy sums."""
@@ -161,11 +156,33 @@ def as_planes(logits_czyx: torch.Tensor, *, is_last: bool) -> NDArray[Any]:
     return planes.float().numpy()
 
 
+def finish(
+    planes: NDArray[Any],
+    num_classes: int,
+    box: Box,
+    out: torch.Tensor,
+    *,
+    is_last: bool,
+    clears: bool = False,
+) -> None:
+    """Write the index of the largest class in `box` of sums or logits (`as_planes`) to `out`.
+
+    Raises BundleError where one is NaN or infinite. `clears` sets them to zero.
+    """
+    spans, labels = _spans(box, Box.from_shape(box.shape)), out.numpy()
+    if is_last:
+        broken = kernels.finish_channels_last(planes, num_classes, labels, spans, clears)
+    else:
+        broken = kernels.finish_channels_first(planes, labels, spans, clears)
+    if broken:
+        raise BundleError(NOT_FINITE)
+
+
 def is_channels_last(logits_czyx: torch.Tensor) -> bool:
     """Whether the classes of a voxel are neighbours in memory."""
     return logits_czyx.shape[0] > 1 and logits_czyx.stride(0) == 1
 
 
-def spans_of(ring: Box, other: Box) -> NDArray[np.int64]:
+def _spans(ring: Box, other: Box) -> NDArray[np.int64]:
     """(start in the ring, start in the other, length) of each axis, as the kernels take them."""
     return np.array([ring.start, other.start, ring.shape], np.int64).T.copy()
