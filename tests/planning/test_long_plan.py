@@ -48,7 +48,7 @@ class Shop:
         return [one for wanted in ids for one in self.infos if one.id == wanted]
 
 
-@given(kinds=st.lists(st.integers(0, 5), max_size=60))
+@given(kinds=st.lists(st.integers(0, 5), max_size=60) | st.lists(st.just(0), min_size=150))
 def test_it_says_what_the_plan_says(kinds: list[int]) -> None:
     shop = Shop(kinds)
     plan, long = Plan(PLANNER, shop.infos), LongPlan(PLANNER, shop.briefs(), shop.fetch)

@@ -48,6 +48,18 @@ def test_small_volumes_are_packed_and_large_ones_stay_alone() -> None:
     assert all(len(chain) == 1 for chain in chains)
 
 
+def test_packs_of_many_small_volumes_are_larger_the_fewer_replicas_share_them() -> None:
+    infos = [info(f"s{k:03}", 30, 30, 30) for k in range(600)]
+
+    def sizes(num_replicas: int) -> list[int]:
+        chains = Plan(replace(planner(), num_replicas=num_replicas), infos).chains()
+        return [len(step) for (step,) in chains]
+
+    assert sizes(1) == [128, 128, 128, 128, 88]  # 2^22 voxels of 32³
+    assert sizes(3) == 12 * [50]
+    assert sizes(20) == 37 * [16] + [8]  # never fewer, though not all Replicas get four
+
+
 def test_a_large_volume_is_a_chain_of_blocks() -> None:
     (chain,) = Plan(planner(memory_budget=2 * 2**20), [info("v", 400, 48, 48)]).chains()
     assert len(chain) > 2

@@ -16,7 +16,8 @@ from itertools import islice
 import numpy as np
 from typing_extensions import override
 
-from unet_batch.planning.plan import BlockKey, Chain, Plan, Planner, VolumePlan
+from unet_batch.planning.packing import packs
+from unet_batch.planning.plan import Chain, Plan, Planner, VolumePlan, packed
 from unet_batch.planning.survey import AnyVolume, survey
 from unet_batch.planning.volume_info import VolumeInfo
 
@@ -97,7 +98,7 @@ class LongPlan(Plan):
             self._is_lone.append(cost.num_blocks == 1)
             self._num_voxels += volume.num_voxels
             self._has_seams = self._has_seams or cost.has_seams
-            if cost.num_blocks == 1 and cost.num_tiles < self._pack_tiles:
+            if cost.num_blocks == 1 and cost.num_tiles < planner.least_pack:
                 self._heaviest_small = max(self._heaviest_small, cost.memory_bytes)
         self._ids, self._on_demand = ids, VolumesOnDemand(planner, ids, fetch)
         self.volumes = self._on_demand
@@ -129,27 +130,15 @@ class LongPlan(Plan):
     @override
     def chains(self) -> Iterator[Chain]:
         tiles = np.asarray(self._tiles)
-        is_small = np.asarray(self._is_lone, bool) & (tiles < self._pack_tiles)
+        is_small = np.asarray(self._is_lone, bool) & (tiles < self.planner.least_pack)
         order = np.argsort(-tiles, kind="stable")
         large = (self._ids[k] for k in order if not is_small[k])
         while batch := list(islice(large, FETCHED_AT_ONCE)):
             self._on_demand.prepare(batch)
             for volume_id in batch:
                 yield from self.volumes[volume_id].chains()
-        yield from self._packs(np.flatnonzero(is_small))
-
-    def _packs(self, places: Iterable[int]) -> Iterator[Chain]:
-        pack: list[str] = []
-        num_tiles = 0
-        for place in places:
-            pack.append(self._ids[place])
-            num_tiles += self._tiles[place]
-            if num_tiles >= self._pack_tiles:
-                yield self._packed(pack)
-                pack, num_tiles = [], 0
-        if pack:
-            yield self._packed(pack)
-
-    def _packed(self, pack: Sequence[str]) -> Chain:
-        self._on_demand.prepare(pack)
-        return (tuple(BlockKey(volume_id, 0, 0) for volume_id in pack),)
+        full = self.planner.full_pack(int(tiles[is_small].sum()))
+        small = ((self._ids[place], self._tiles[place]) for place in np.flatnonzero(is_small))
+        for pack in packs(small, full):
+            self._on_demand.prepare(pack)
+            yield packed(pack)

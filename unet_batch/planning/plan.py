@@ -6,12 +6,12 @@
 A Sweep of a large volume is a Chain of one Block a Step: the slab is inherited from Step to
 Step. Small volumes, each a single Block, are packed, many to a Step, so that their tiles
 share batches. The Plan depends on the Catalog and the Spec alone, never on what was already
-done: a Job that is run again packs and cuts alike.
+done: a Job that is run again cuts alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from unet_batch.planning.cost import (
     footprint,
 )
 from unet_batch.planning.lanes import lane_batch, lane_counts
+from unet_batch.planning.packing import full_pack, least_pack, packs
 from unet_batch.planning.specs.grid import OWN_GRID, GridSpec
 from unet_batch.planning.specs.segment import InferenceSpec
 from unet_batch.planning.volume_info import VolumeBrief, VolumeInfo
@@ -37,8 +38,6 @@ from unet_batch.tiling.grid import TileGrid
 from unet_batch.tiling.grid_map import GridMap
 
 Shape3 = tuple[int, int, int]
-
-PACK_BATCHES = 8  # batches a pack of small volumes fills: few calls, yet fair shares
 
 
 class BlockKey(NamedTuple):
@@ -96,6 +95,7 @@ class Planner:
     channels: names of the channels that the model takes.
     memory_budget: bytes a Replica may hold.
     min_sweeps: Sweeps a volume is cut into at least, to share it out to several Replicas.
+    num_replicas: those that share the Volumes out.
     pace: a Replica's nominal speed, by which the treatment of each cut is chosen.
     grid: what scans are resampled to; tiles lie on that grid.
     """
@@ -106,6 +106,7 @@ class Planner:
     channels: tuple[str, ...]
     memory_budget: int
     min_sweeps: int = 1
+    num_replicas: int = 1
     pace: Pace = CPU_PACE
     grid: GridSpec = OWN_GRID
 
@@ -123,6 +124,20 @@ class Planner:
         self._check(volume)
         grid_map = self.grid.map_of(volume)
         return self._layout(volume.shape_zyx, np.dtype(volume.dtype).itemsize, grid_map)
+
+    @property
+    def least_pack(self) -> int:
+        """Tiles of the smallest pack; fewer are a small Volume."""
+        return least_pack(self.inference.batch_size)
+
+    def full_pack(self, num_tiles: int) -> int:
+        """Tiles at which a pack is full, where small Volumes have `num_tiles` together."""
+        return full_pack(
+            num_tiles,
+            batch_size=self.inference.batch_size,
+            roi_zyx=self.roi_zyx,
+            num_replicas=self.num_replicas,
+        )
 
     def footprint(self, plan: VolumePlan) -> Footprint:
         """Bytes a Replica holds for the Volume's largest Block."""
@@ -239,25 +254,15 @@ class Plan:
         for volume in sorted(volumes, key=lambda one: one.num_tiles, reverse=True):
             if not self._is_small(volume):
                 yield from volume.chains()
-        pack: list[VolumePlan] = []
-        for volume in filter(self._is_small, volumes):
-            pack.append(volume)
-            if self._is_full(pack):
-                yield _packed(pack)
-                pack = []
-        if pack:
-            yield _packed(pack)
-
-    @property
-    def _pack_tiles(self) -> int:
-        return PACK_BATCHES * self.planner.inference.batch_size
+        small = [volume for volume in volumes if self._is_small(volume)]
+        full = self.planner.full_pack(sum(volume.num_tiles for volume in small))
+        sized = ((volume.info.id, volume.num_tiles) for volume in small)
+        yield from map(packed, packs(sized, full))
 
     def _is_small(self, volume: VolumePlan) -> bool:
-        return volume.layout.num_blocks == 1 and volume.num_tiles < self._pack_tiles
-
-    def _is_full(self, pack: Sequence[VolumePlan]) -> bool:
-        return sum(volume.num_tiles for volume in pack) >= self._pack_tiles
+        return volume.layout.num_blocks == 1 and volume.num_tiles < self.planner.least_pack
 
 
-def _packed(pack: Sequence[VolumePlan]) -> Chain:
-    return (tuple(BlockKey(volume.info.id, 0, 0) for volume in pack),)
+def packed(ids: Iterable[str]) -> Chain:
+    """The Chain of one Step that predicts small Volumes together."""
+    return (tuple(BlockKey(volume_id, 0, 0) for volume_id in ids),)

@@ -44,8 +44,7 @@ class FolderStore(ObjectStore):
 
     @override
     def get_versioned(self, path: str) -> tuple[bytes, str]:
-        with _folder_errors(self.root / path):
-            content = (self.root / path).read_bytes()
+        content = self.get(path)
         return content, _content_version(content)
 
     @override
@@ -70,14 +69,15 @@ class FolderStore(ObjectStore):
 
     @override
     def compare_and_swap(self, path: str, content: bytes, version: str) -> None:
-        with _folder_errors(self.root / path), self._lock():
+        target = self._target(path)
+        with _folder_errors(target), self._lock():
             try:
-                current = _content_version((self.root / path).read_bytes())
-            except FileNotFoundError:
+                current = self.get_versioned(path)[1]
+            except NotFoundError:
                 current = "nothing"
             if current != version:
                 raise ConflictError(
-                    f"{self.root / path} changed since it was read; read it again and decide again"
+                    f"{target} changed since it was read; read it again and decide again"
                 )
             self.put(path, content)
 
@@ -144,10 +144,20 @@ class FolderStore(ObjectStore):
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """Hold the store's one lock; the system frees it when the process dies."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        descriptor = self._open_lock()
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(descriptor)
+
+    def _open_lock(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT
+        try:
+            return os.open(f"{self.root}/.lock", flags, 0o666)
+        except FileNotFoundError:
+            self.root.mkdir(parents=True, exist_ok=True)
+            return os.open(f"{self.root}/.lock", flags, 0o666)
 
 
 @contextmanager

@@ -74,10 +74,10 @@ class LabelsSet:
 
         Raises ConflictError, and shows none, where write regions of any are missing.
         """
-        waiting = [one for one in self.writers if one.published_key() != one.key]
         if len(self.writers) > 1:
-            for writer in waiting:
-                writer.check_complete()
+            for writer in self.writers:
+                if writer.published_key() != writer.key:
+                    writer.check_complete()
         for writer in self.writers:
             writer.publish(provenance)
 

@@ -240,6 +240,7 @@ class SegmentJob:
             self.bundle.channels,
             self.spec.resources.memory_budget,
             min_sweeps=-(-num_replicas // max(1, num_volumes)),
+            num_replicas=num_replicas,
             pace=GPU_PACE if on_gpus else CPU_PACE,
             grid=self.grid,
         )
