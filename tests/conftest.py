@@ -60,6 +60,8 @@ def local_ray() -> Iterator[None]:
     """One local Ray with four logical CPUs and a small object store, for the whole run."""
     import ray
 
+    from unet_batch.inference.cluster import EMBEDDED_SETTINGS
+
     with tempfile.TemporaryDirectory(prefix="ub", dir="/tmp", ignore_cleanup_errors=True) as folder:
         ray.init(
             address="local",
@@ -68,6 +70,7 @@ def local_ray() -> Iterator[None]:
             include_dashboard=False,
             log_to_driver=False,
             _temp_dir=folder,
+            _system_config=EMBEDDED_SETTINGS,
         )
         yield
         ray.shutdown()
