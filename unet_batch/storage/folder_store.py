@@ -144,20 +144,10 @@ class FolderStore(ObjectStore):
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """Hold the store's one lock; the system frees it when the process dies."""
-        descriptor = self._open_lock()
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield
-        finally:
-            os.close(descriptor)
-
-    def _open_lock(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT
-        try:
-            return os.open(f"{self.root}/.lock", flags, 0o666)
-        except FileNotFoundError:
-            self.root.mkdir(parents=True, exist_ok=True)
-            return os.open(f"{self.root}/.lock", flags, 0o666)
 
 
 @contextmanager

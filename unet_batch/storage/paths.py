@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
 
 from unet_batch.errors import SpecError
 
@@ -38,7 +37,6 @@ SHARD_PREFIX = "c."
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-@lru_cache(maxsize=4096)  # the same few are asked for again and again
 def check_name(name: str, *, what: str) -> str:
     """`name` itself where it is safe as one segment of a path; SpecError where it is not.
 

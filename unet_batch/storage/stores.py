@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -24,7 +23,7 @@ def normalize_url(url: str | Path) -> str:
     """
     text = str(url).rstrip("/") or "/"
     if text.startswith("/"):
-        return _normal_path(text)
+        return os.path.abspath(text)  # noqa: PTH100  (no look at the disk)
     parts = urlsplit(text)
     if parts.scheme == "file":
         return os.path.abspath(unquote(parts.path))  # noqa: PTH100  (no look at the disk)
@@ -41,11 +40,6 @@ def normalize_url(url: str | Path) -> str:
             "address; set them in the environment (AWS_ACCESS_KEY_ID, ...)"
         )
     return text
-
-
-@lru_cache(maxsize=256)
-def _normal_path(path: str) -> str:
-    return os.path.abspath(path)  # noqa: PTH100  (no look at the disk)
 
 
 def open_store(url: str | Path) -> ObjectStore:
