@@ -5,19 +5,23 @@ It lies beside the tests of Jobs for the tiny Bundle they share.
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
 import pytest
 import ray
+import torch
 from ray.exceptions import ObjectLostError, RayTaskError
 
 from unet_batch.inference import replica as replica_module
 from unet_batch.inference.block_pass import BlockOrder
 from unet_batch.inference.reading import PieceRef
 from unet_batch.inference.references import ArrayRef
-from unet_batch.inference.replica import Replica, ReplicaReport
+from unet_batch.inference.replica import PACKS_AT_ONCE, Replica, ReplicaReport
 from unet_batch.planning.specs.segment import InferenceSpec
 from unet_batch.planning.volume_info import ChannelStatistics
 from unet_batch.tiling.blocks import BlockLayout
@@ -125,3 +129,102 @@ def test_each_object_is_fetched_once(
     monkeypatch.setattr(replica_module, "fetch", watched)
     make_replica().predict_pack(orders, inputs)
     assert sorted(fetched) == ["3", "4", "pack"]
+
+
+# ---- several calls at once --------------------------------------------------------------------
+
+
+class Held:
+    """Forward passes that wait, each until it is let go; in the order they began."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._forward = replica._predictor.engine.forward
+        self.begun: list[threading.Event] = []
+        self._noting = threading.Condition()
+        replica._predictor.engine.forward = self.forward  # type: ignore[method-assign]
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        may_go = threading.Event()
+        with self._noting:
+            self.begun.append(may_go)
+            self._noting.notify_all()
+        assert may_go.wait(timeout=60)
+        return self._forward(tiles)
+
+    def wait_for(self, number: int) -> None:
+        """Until so many have begun."""
+        with self._noting:
+            assert self._noting.wait_for(lambda: len(self.begun) >= number, timeout=60)
+
+
+def test_a_lane_that_is_free_begins_the_next_pack(
+    make_replica: Any, objects: dict[str, Any]
+) -> None:
+    orders, inputs = work(objects)
+    expected = make_replica().predict_pack(orders, inputs)[1]
+    replica = make_replica(2)
+    held = Held(replica)
+    with ThreadPoolExecutor(2) as ray_threads:
+        first = ray_threads.submit(replica.predict_pack, orders[:4], inputs[:4])  # two batches
+        held.wait_for(2)
+        second = ray_threads.submit(replica.predict_pack, orders, inputs)  # three batches
+        held.begun[0].set()
+        held.wait_for(3)
+        assert not first.done()  # its second batch is held
+        held.begun[1].set()
+        report, cells = first.result(timeout=60)
+        held.wait_for(4)
+        for number in (2, 3):
+            held.begun[number].set()
+        held.wait_for(5)
+        held.begun[4].set()
+        other_report, other_cells = second.result(timeout=60)
+    assert (report.num_tiles, other_report.num_tiles) == (4, NUMBER)
+    for found, whole in ((cells, expected[:4]), (other_cells, expected)):
+        for cell, same in zip(found, whole, strict=True):
+            np.testing.assert_array_equal(cell, same)
+
+
+def test_a_block_waits_for_the_packs_and_they_for_it(
+    make_replica: Any, objects: dict[str, Any]
+) -> None:
+    orders, inputs = work(objects)
+    replica = make_replica(2)
+    held = Held(replica)
+    with ThreadPoolExecutor(3) as ray_threads:
+        pack = ray_threads.submit(replica.predict_pack, orders[:4], inputs[:4])
+        held.wait_for(2)
+        block = ray_threads.submit(replica.predict, orders[4:], inputs[4:])
+        sleep(0.1)  # long enough to wait at the entrance
+        later = ray_threads.submit(replica.predict_pack, orders[:4], inputs[:4])
+        sleep(0.1)
+        assert len(held.begun) == 2
+        held.begun[1].set()
+        held.begun[0].set()
+        pack.result(timeout=60)
+        held.wait_for(3)
+        sleep(0.1)
+        assert (len(held.begun), later.done()) == (3, False)
+        held.begun[2].set()
+        assert block.result(timeout=60)[0].num_tiles == 1
+        held.wait_for(5)
+        for waiting in held.begun:
+            waiting.set()
+        assert later.result(timeout=60)[0].num_tiles == 4
+
+
+def test_a_pack_that_fails_leaves_its_place(make_replica: Any, objects: dict[str, Any]) -> None:
+    orders, inputs = work(objects)
+    replica = make_replica(2)
+    forward = replica._predictor.engine.forward
+
+    def broken(_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("broken")
+
+    replica._predictor.engine.forward = broken
+    for call in (replica.predict_pack, replica.predict):
+        for _ in range(PACKS_AT_ONCE + 1):
+            with pytest.raises(RuntimeError, match="broken"):
+                call(orders, inputs)
+    replica._predictor.engine.forward = forward
+    assert replica.predict_pack(orders, inputs)[0].num_tiles == NUMBER

@@ -18,7 +18,7 @@ import ray
 from unet_batch.errors import ReplicaError
 from unet_batch.inference.choosing import EngineKind
 from unet_batch.inference.reading import IO_CPUS, IO_WORKERS, prepare_worker
-from unet_batch.inference.replica import Replica
+from unet_batch.inference.replica import CONCURRENCY, Replica
 from unet_batch.models.process import process_variables
 from unet_batch.planning.specs.segment import InferenceSpec, ReplicaRange, ResourceSpec
 
@@ -118,12 +118,15 @@ class ReplicaPool:
         reserved = max(self.size.num_cpus - IO_WORKERS * IO_CPUS, IO_CPUS)
         # Ray has processes ready that know no variables; one that does starts a second later.
         variables = process_variables(self._num_lanes, self._roi_zyx)
-        actor_class = ray.remote(
+        # mypy sees annotations that know no concurrency groups.
+        remote: Any = ray.remote
+        actor_class = remote(
             num_cpus=reserved,
             num_gpus=self.size.num_gpus,
             runtime_env={"env_vars": variables} if variables else {},
+            concurrency_groups=CONCURRENCY,
         )(Replica)
-        actor: Any = actor_class.remote(
+        actor = actor_class.remote(
             *self._arguments,
             roi_zyx=self._roi_zyx,
             engine=self._engine,

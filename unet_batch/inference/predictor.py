@@ -9,8 +9,7 @@ volumes keeps the device as busy as one large scan. On a CPU several Lanes take 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from threading import Lock
-from time import perf_counter
+from functools import partial
 
 import torch
 
@@ -24,6 +23,7 @@ from unet_batch.inference.lone_tile import LoneTile
 from unet_batch.inference.memory import memory_errors
 from unet_batch.inference.skipping import Piece, SkipRule
 from unet_batch.inference.slab import Slab
+from unet_batch.inference.stopwatch import Stopwatch
 from unet_batch.inference.transfer import transfer_for
 from unet_batch.inference.voxels import assemble, copy_tile
 from unet_batch.models.intensity import Normalizer
@@ -35,9 +35,6 @@ from unet_batch.tiling.blocks import BlockLayout
 from unet_batch.tiling.box import Box
 from unet_batch.tiling.grid import TileGrid, indices
 from unet_batch.tiling.importance import Importance
-
-PARTS = ("normalise", "forward", "accumulate", "finish")
-"""Where the time of a call goes."""
 
 
 class Predictor:
@@ -66,33 +63,41 @@ class Predictor:
         self._head, self._skip = head, skip
         self._transfer = transfer_for(engine.device)
         self._slabs: dict[tuple[str, int], Slab] = {}
-        self.seconds: dict[str, float] = {}
-        self._counting = Lock()
         self._warnings: list[str] = []
 
     def predict(
-        self, orders: Sequence[BlockOrder], inputs: Iterable[Sequence[Piece]]
+        self,
+        orders: Sequence[BlockOrder],
+        inputs: Iterable[Sequence[Piece]],
+        watch: Stopwatch | None = None,
     ) -> list[BlockResult]:
         """Predict Blocks, one BlockResult each; `inputs` holds each Block's pieces.
 
         Blocks of one Sweep must come in order, in this call or in earlier ones. A Volume
         that cannot be normalised fails alone, and so do Blocks for which there is no memory,
-        even in the smallest batches. The network's own errors are raised.
+        even in the smallest batches. The network's own errors are raised. Calls that
+        `use_lanes` may be under way at once, if each is of whole Volumes.
         """
-        lanes = self._lanes_for(orders)
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        lanes, watch = self._lanes_for(orders), watch or Stopwatch()
         results = [BlockResult() for _ in orders]
         begun: list[BlockPass] = []
-        tiles = self._tiles(zip(orders, inputs, results, strict=True), begun)
-        lanes.run(batched(tiles, lambda: self._batch_size), self._predict_batch, self._land_batch)
-        self.seconds = {part: total / lanes.number for part, total in self.seconds.items()}
-        started = perf_counter()
-        for one in begun:
-            one.hand_out()
-        self._count("finish", started)
+        tiles = self._tiles(zip(orders, inputs, results, strict=True), begun, watch)
+        lanes.run(
+            batched(tiles, lambda: self._batch_size),
+            partial(self._predict_batch, watch),
+            partial(self._land_batch, watch),
+        )
+        watch.share_out(lanes.number)
+        with watch("finish"):
+            for one in begun:
+                one.hand_out()
         if lanes.number > 1 and any(order.layout.num_blocks > 1 for order in orders):
             return_freed_memory()  # a volume is cut where memory is what there is least of
         return results
+
+    def use_lanes(self, orders: Sequence[BlockOrder]) -> bool:
+        """Whether a call with `orders` is done by lanes, and not by all cores together."""
+        return self._lanes_for(orders).number > 1
 
     def _lanes_for(self, orders: Sequence[BlockOrder]) -> Lanes:
         """All cores share a batch where there is only one, or scans are on another grid."""
@@ -152,12 +157,13 @@ class Predictor:
         self,
         work: Iterable[tuple[BlockOrder, Sequence[Piece], BlockResult]],
         begun: list[BlockPass],
+        watch: Stopwatch,
     ) -> Iterator[Tile]:
         """The tiles of all Blocks in turn; each Block is noted in `begun`."""
         for order, pieces, result in work:
             try:
                 with memory_errors(self.engine.device, "for the voxels of a Block"):
-                    under_way = self._begin(order, pieces, result)
+                    under_way = self._begin(order, pieces, result, watch)
             except UnetBatchError as error:
                 result.failure = str(error)
                 result.is_short = isinstance(error, DeviceMemoryError)
@@ -169,10 +175,11 @@ class Predictor:
                 yield Tile(under_way, index, under_way.is_background(index))
 
     @torch.inference_mode()
-    def _begin(self, order: BlockOrder, pieces: Sequence[Piece], result: BlockResult) -> BlockPass:
-        started = perf_counter()
-        box, voxels = self._normalised(order, pieces)
-        self._count("normalise", started)
+    def _begin(
+        self, order: BlockOrder, pieces: Sequence[Piece], result: BlockResult, watch: Stopwatch
+    ) -> BlockPass:
+        with watch("normalise"):
+            box, voxels = self._normalised(order, pieces)
         slab, head = self._slab(order), self._head
         under_way = BlockPass(order, box, voxels, slab, head, result, self._transfer)
         if self._skip:
@@ -219,25 +226,31 @@ class Predictor:
         )
 
     @torch.inference_mode()
-    def _predict_batch(self, batch: Sequence[Tile]) -> Sequence[torch.Tensor] | DeviceMemoryError:
+    def _predict_batch(
+        self, watch: Stopwatch, batch: Sequence[Tile]
+    ) -> Sequence[torch.Tensor] | DeviceMemoryError:
         """Logits of the tiles that are not skipped, or that there is no memory for them."""
         predicted = to_predict(batch)
         try:
-            with memory_errors(self.engine.device, f"for a batch of {self._size(predicted)} tiles"):
+            what = f"for a batch of {self._size(predicted)} tiles"
+            with memory_errors(self.engine.device, what), watch("forward"):
                 return tuple(self._forward(predicted)) if predicted else ()
         except DeviceMemoryError as error:
             return error
 
     @torch.inference_mode()
     def _land_batch(
-        self, batch: Sequence[Tile], logits: Sequence[torch.Tensor] | DeviceMemoryError
+        self,
+        watch: Stopwatch,
+        batch: Sequence[Tile],
+        logits: Sequence[torch.Tensor] | DeviceMemoryError,
     ) -> None:
         """Land a batch; predict it in smaller ones, for good, where there was no memory for it."""
         if not isinstance(logits, DeviceMemoryError):
-            self._land(batch, iter(logits))
+            self._land(batch, iter(logits), watch)
         elif self._use_smaller_batches(self._size(to_predict(batch)), logits):
             for part in batched(batch, lambda: self._batch_size):
-                self._land_batch(part, self._predict_batch(part))
+                self._land_batch(watch, part, self._predict_batch(watch, part))
         else:
             for one in to_predict(batch):
                 one.under_way.fail(logits)
@@ -255,37 +268,30 @@ class Predictor:
         return True
 
     def _forward(self, batch: Sequence[Tile]) -> torch.Tensor:
-        started = perf_counter()
         # An Engine's results depend on no neighbour in a batch of `min_batch`: fill it up, so
         # that a Volume's labels do not depend on which others shared its batches.
         tiles = self.engine.tiles(self._size(batch))
         tiles[len(batch) :] = 0
         for room, tile in zip(tiles, batch, strict=False):
             tile.under_way.read_tile(tile.place, room)
-        logits = self.engine.forward(tiles)[: len(batch)]
-        self._count("forward", started)
-        return logits
+        return self.engine.forward(tiles)[: len(batch)]
 
-    def _land(self, batch: Sequence[Tile], logits_czyx: Iterator[torch.Tensor]) -> None:
+    def _land(
+        self, batch: Sequence[Tile], logits_czyx: Iterator[torch.Tensor], watch: Stopwatch
+    ) -> None:
         for tile in batch:
             logits = None if tile.is_skipped else next(logits_czyx)
             try:
                 with memory_errors(self.engine.device, "for the sums of a Block"):
-                    self._land_tile(tile, logits)
+                    self._land_tile(tile, logits, watch)
             except (BundleError, DeviceMemoryError) as error:
                 tile.under_way.fail(error)
 
-    def _land_tile(self, tile: Tile, logits_czyx: torch.Tensor | None) -> None:
-        started = perf_counter()
-        if logits_czyx is None:
-            tile.under_way.skip()
-        else:
-            tile.under_way.add(tile.place, logits_czyx)
-        self._count("accumulate", started)
-        landed = perf_counter()
-        tile.under_way.finish_layer(tile.place)
-        self._count("finish", landed)
-
-    def _count(self, part: str, started: float) -> None:
-        with self._counting:  # by any lane
-            self.seconds[part] += perf_counter() - started
+    def _land_tile(self, tile: Tile, logits_czyx: torch.Tensor | None, watch: Stopwatch) -> None:
+        with watch("accumulate"):
+            if logits_czyx is None:
+                tile.under_way.skip()
+            else:
+                tile.under_way.add(tile.place, logits_czyx)
+        with watch("finish"):
+            tile.under_way.finish_layer(tile.place)

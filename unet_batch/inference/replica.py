@@ -1,11 +1,22 @@
-"""Replica: the Ray actor that holds one loaded model, and the calls it answers."""
+"""Replica: the Ray actor that holds one loaded model, and the calls it answers.
+
+Two packs may be under way at once: where a lane finds no batch of the first any more it takes
+one of the second, rather than wait for the other lanes.
+
+    lane 0   [ pack 1 | pack 1 | pack 2 | ...
+    lane 1     [ pack 1 | pack 1 | pack 1 | pack 2 | ...
+
+Everything else is done alone, on all cores.
+"""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from resource import RUSAGE_SELF, getrusage
+from threading import BoundedSemaphore, Lock
 from time import perf_counter
 from typing import Any
 
@@ -29,12 +40,17 @@ from unet_batch.inference.presets import MirroredEngine
 from unet_batch.inference.reading import PieceRef
 from unet_batch.inference.references import ArrayRef, Ref, fetch
 from unet_batch.inference.skipping import Piece, SkipRule
+from unet_batch.inference.stopwatch import Stopwatch
 from unet_batch.models.precision import resolve_precision
-from unet_batch.models.process import own_device, peak_device_bytes, tune_process
+from unet_batch.models.process import own_device, peak_device_bytes, tune_process, use_threads
 from unet_batch.planning.specs.segment import InferenceSpec
 
 TILES_COMPARED = 2
 """Tiles on which bfloat16 is held against float32: millions of voxels, and little time."""
+
+PACKS_AT_ONCE = 2
+CONCURRENCY = {"packs": PACKS_AT_ONCE}
+"""Ray's threads for calls of `predict_pack`; all other calls share one more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +59,8 @@ class ReplicaReport:
 
     `failures` has a reason for each Block, empty where it was predicted; `short` says of each
     whether a smaller Block might have had enough memory. `seconds` says where the call's time
-    went; `busy_s` is all of it. `warnings` are for a person. `node` is the Replica's machine.
+    went; `busy_s` is all of it but the wait for another call. `warnings` are for a person.
+    `node` is the Replica's machine.
     """
 
     failures: tuple[str, ...]
@@ -94,6 +111,7 @@ class Replica:
             load_model(model, trust_network=trust_network) for model in models
         ]
         self._inference, self._num_lanes = inference, num_lanes
+        self._places = _Places(num_threads)
         self._device, self._node = own_device(), _this_node()
         self._frame = Frame.of(bundles[0], roi_zyx)
         self._head = Head.of(bundles, inference)
@@ -121,6 +139,10 @@ class Replica:
 
     def warm_up(self) -> str:
         """Predict an empty batch, once, so that the first Block finds all there; what runs it."""
+        with self._places.all():
+            return self._warm_up()
+
+    def _warm_up(self) -> str:
         if not self._is_warm:
             self._predictor.warm_up()
             self._is_warm = True
@@ -129,22 +151,24 @@ class Replica:
     def choose_engine(self) -> EngineChoice:
         """Which Engine runs the model fastest here, each being timed; nothing changes."""
         inference = self._inference
-        return choose_engine(
-            self._bundles,
-            self._frame,
-            precision=inference.precision,
-            device=self._device,
-            batch_size=inference.batch_size,
-            mirror=inference.mirror,
-            num_lanes=self._num_lanes,
-        )
+        with self._places.all():
+            return choose_engine(
+                self._bundles,
+                self._frame,
+                precision=inference.precision,
+                device=self._device,
+                batch_size=inference.batch_size,
+                mirror=inference.mirror,
+                num_lanes=self._num_lanes,
+            )
 
     def use_engine(self, engine: EngineKind) -> str:
         """Run the model on `engine` from now on; between Volumes only, as slabs are dropped."""
-        if engine != self._engine:
-            self._predictor.engine.close()
-            self._load(engine)
-        return self.warm_up()
+        with self._places.all():
+            if engine != self._engine:
+                self._predictor.engine.close()
+                self._load(engine)
+            return self._warm_up()
 
     def predict(
         self, orders: Sequence[BlockOrder], inputs: Sequence[Sequence[PieceRef]]
@@ -154,14 +178,33 @@ class Replica:
         `inputs` holds references, fetched here, so that one Volume that could not be read
         fails alone. The cells of a Block that failed are None.
         """
-        started = perf_counter()
+        report, cells = self._predict(orders, inputs)
+        return (report, *cells)
+
+    def predict_pack(
+        self, orders: Sequence[BlockOrder], inputs: Sequence[Sequence[PieceRef]]
+    ) -> tuple[ReplicaReport, list[Array | None]]:
+        """The same of whole Volumes, with all cells in one list: small ones, to travel together."""
+        return self._predict(orders, inputs, is_pack=True)
+
+    def _predict(
+        self,
+        orders: Sequence[BlockOrder],
+        inputs: Sequence[Sequence[PieceRef]],
+        *,
+        is_pack: bool = False,
+    ) -> tuple[ReplicaReport, list[Array | None]]:
+        started, watch = perf_counter(), Stopwatch()
         fetched = _fetch_each(inputs)
+        fetch_s = perf_counter() - started
         failures = [found if isinstance(found, str) else "" for found in fetched]
         readable = [k for k, failure in enumerate(failures) if not failure]
-        results = self._predictor.predict(
-            [orders[k] for k in readable],
-            (found for found in fetched if not isinstance(found, str)),
-        )
+        read = [orders[k] for k in readable]
+        may_share = is_pack and self._predictor.use_lanes(read)
+        with self._places.one() if may_share else self._places.all():
+            results = self._predictor.predict(
+                read, (found for found in fetched if not isinstance(found, str)), watch
+            )
         cells: list[list[Array | None]] = [
             [None] * len(order.layout.cells(order.block)) for order in orders
         ]
@@ -173,22 +216,15 @@ class Replica:
             failures=tuple(failures),
             num_tiles=sum(result.num_tiles for result in results),
             num_skipped=sum(result.num_skipped for result in results),
-            busy_s=perf_counter() - started,
-            seconds=self._predictor.seconds,
+            busy_s=fetch_s + watch.busy_s,
+            seconds=watch.seconds,
             peak_rss_bytes=1024 * getrusage(RUSAGE_SELF).ru_maxrss,  # Linux counts in KiB
             peak_device_bytes=peak_device_bytes(self._device),
             short=tuple(short),
             warnings=self._predictor.take_warnings(),
             node=self._node,
         )
-        return (report, *(cell for block in cells for cell in block))
-
-    def predict_pack(
-        self, orders: Sequence[BlockOrder], inputs: Sequence[Sequence[PieceRef]]
-    ) -> tuple[ReplicaReport | Array | None, list[ReplicaReport | Array | None]]:
-        """The same with all cells in one list: small ones, to travel together."""
-        report, *cells = self.predict(orders, inputs)
-        return report, cells
+        return report, [cell for block in cells for cell in block]
 
     @property
     def num_channels(self) -> int:
@@ -200,11 +236,13 @@ class Replica:
 
         Raises ReplicaError where the Block cannot be predicted.
         """
-        started = perf_counter()
-        (result,) = self._predictor.predict([order], [pieces])
+        with self._places.all():
+            started = perf_counter()
+            (result,) = self._predictor.predict([order], [pieces])
+            seconds = perf_counter() - started
         if result.failure:
             raise ReplicaError(f"a few tiles could not be predicted: {result.failure}")
-        return (perf_counter() - started) / max(1, result.num_tiles + result.num_skipped)
+        return seconds / max(1, result.num_tiles + result.num_skipped)
 
     def bf16_disagreement(
         self, orders: Sequence[BlockOrder], inputs: Sequence[Sequence[PieceRef]]
@@ -221,18 +259,50 @@ class Replica:
         order, pieces = next(readable, (None, ()))
         if order is None:
             return None
-        tiles = self._predictor.sample(order, pieces, TILES_COMPARED)
-        rough = self._predictor.engine
-        exact = load_engine(
-            "torch", self._bundles, self._frame, precision="fp32", device=self._device
-        )
-        # Mirroring averages more of the same: it is left out of both.
-        rough = rough.inner if isinstance(rough, MirroredEngine) else rough
-        return labels_differ(rough, exact, self._head, tiles)
+        with self._places.all():
+            tiles = self._predictor.sample(order, pieces, TILES_COMPARED)
+            rough = self._predictor.engine
+            exact = load_engine(
+                "torch", self._bundles, self._frame, precision="fp32", device=self._device
+            )
+            # Mirroring averages more of the same: it is left out of both.
+            rough = rough.inner if isinstance(rough, MirroredEngine) else rough
+            return labels_differ(rough, exact, self._head, tiles)
 
     def forget(self, volume_id: str) -> None:
         """Drop the slabs of a Volume that was given up."""
-        self._predictor.forget(volume_id)
+        with self._places.all():
+            self._predictor.forget(volume_id)
+
+
+class _Places:
+    """Who may use a Predictor at once: packs side by side, or one call with all its cores."""
+
+    def __init__(self, num_threads: int) -> None:
+        self._num_threads = num_threads
+        self._queue, self._free = Lock(), BoundedSemaphore(PACKS_AT_ONCE)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Wait for a place beside another pack, and hold it."""
+        with self._queue:
+            self._free.acquire()
+        try:
+            yield
+        finally:
+            self._free.release()
+
+    @contextmanager
+    def all(self) -> Iterator[None]:
+        """Wait until nobody else is there, and hold all places; this thread has all cores."""
+        with self._queue:  # where one waits for the last place, nobody takes the first again
+            for _ in range(PACKS_AT_ONCE):
+                self._free.acquire()
+        try:
+            use_threads(self._num_threads)  # Ray may call from another thread each time
+            yield
+        finally:
+            self._free.release(PACKS_AT_ONCE)
 
 
 def _this_node() -> str:

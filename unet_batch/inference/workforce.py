@@ -84,7 +84,8 @@ class RayWorkforce:
         """A call of the actor, with a return for each cell; with one for all cells of a pack."""
         num_cells = sum(len(order.layout.cells(order.block)) for order in orders)
         if len(orders) > 1:
-            report, cells = actor.predict_pack.options(num_returns=2).remote(orders, inputs)
+            predict_pack = actor.predict_pack.options(num_returns=2, concurrency_group="packs")
+            report, cells = predict_pack.remote(orders, inputs)
             return report, [ArrayRef(cells, index) for index in range(num_cells)]
         report, *each = actor.predict.options(num_returns=1 + num_cells).remote(orders, inputs)
         return report, list(map(ArrayRef, each))

@@ -278,13 +278,13 @@ class Schedule:
     # ---- what was lost --------------------------------------------------------------------
 
     def _lose(self, replica: str, reason: str) -> Iterator[Instruction]:
-        """Hand the Steps of a lost Replica out again; only the one it was at may have killed it.
+        """Hand the Steps of a lost Replica out again; only one it was at may have killed it.
 
-        That is the first of its calls, or one after it where an answer was lost with it: sure
-        is only what was its single call.
+        That is the first of its calls; or the next, a pack that was begun as the first ended, or
+        where an answer was lost: sure is only what was its single call.
         """
         calls = self._staff.leave(replica)
-        if calls and (guilty := self._chains.get(calls[0].chain)):  # calls are done in order
+        if calls and (guilty := self._chains.get(calls[0].chain)):  # calls are begun in order
             guilty.attempts[calls[0].number] += 1
         for number in self._chains.bound_to(replica):
             chain = self._chains[number]
