@@ -105,17 +105,18 @@ class FakeCluster:
             self.carry_out(self.todo.pop(self.pick()))
 
     def pick(self) -> int:
-        """Any Instruction, but a Replica takes its calls in order."""
+        """Any Instruction, but a Replica's calls are done in order, two packs at once."""
         index = self.random.randrange(len(self.todo))
         chosen = self.todo[index]
-        if isinstance(chosen, Predict):
-            calls = [
-                k
-                for k, one in enumerate(self.todo)
-                if isinstance(one, Predict) and one.replica == chosen.replica
-            ]
-            return calls[0]
-        return index
+        if not isinstance(chosen, Predict):
+            return index
+        first, *later = (
+            (k, len(one.step) > 1)
+            for k, one in enumerate(self.todo)
+            if isinstance(one, Predict) and one.replica == chosen.replica
+        )
+        are_packs = all(is_pack for _, is_pack in (first, *later[:1]))
+        return self.random.choice([first, *later[:1]] if are_packs else [first])[0]
 
     def tell(self, event: Event) -> None:
         self.accept(self.schedule.handle(event))
