@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from time import sleep
 
 import numpy as np
@@ -93,6 +94,33 @@ def test_work_is_asked_for_only_when_a_lane_is_free() -> None:
 
     Lanes(3).run(work(), lambda value: value, lambda value, _: finished.append(value))
     assert finished == asked
+
+
+def test_a_free_lane_begins_the_work_of_the_next_caller() -> None:
+    lanes, last_may_go = Lanes(2), threading.Event()
+    others_began, finished = threading.Event(), list[str]()
+
+    def do(value: str) -> None:
+        if value == "first 1":
+            assert last_may_go.wait(timeout=60)
+        elif value.startswith("other"):
+            others_began.set()
+
+    with ThreadPoolExecutor(2) as callers:
+        first = callers.submit(lanes.run, ["first 0", "first 1"], do, _into(finished))
+        while "first 0" not in finished:
+            sleep(0.001)
+        other = callers.submit(lanes.run, ["other 0", "other 1"], do, _into(finished))
+        assert others_began.wait(timeout=60)
+        assert not first.done()
+        other.result(timeout=60)
+        last_may_go.set()
+        first.result(timeout=60)
+    assert finished == ["first 0", "other 0", "other 1", "first 1"]
+
+
+def _into(finished: list[str]) -> Callable[[str, None], None]:
+    return lambda value, _: finished.append(value)
 
 
 # ---- Predictor ------------------------------------------------------------------------------
