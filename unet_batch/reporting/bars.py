@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 COLORS = ("#2f5d8a", "#e0913a", "#4c9f70", "#b7493f", "#8a6bb0", "#c9b037", "#7f8c8d", "#5fa8d3")
-ROW, LABEL, WIDTH, TOP = 46, 170, 640, 70
+ROW, LABEL, WIDTH, NOTE, TOP = 46, 170, 640, 150, 70
 
 _PAGE = Markup(
     '<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
@@ -36,13 +36,16 @@ class Bar:
 
 
 def stacked_bars(title: str, bars: Sequence[Bar]) -> str:
-    """An SVG document; each bar is drawn to its own scale, its total written beside it."""
+    """An SVG document; each bar has a scale of its own, its sum and the mark's beside it.
+
+    What several processes do at once is added up: a sum may be more than the time that went by.
+    """
     parts = list(dict.fromkeys(part for bar in bars for part in bar.seconds))
     colors = {part: COLORS[k % len(COLORS)] for k, part in enumerate(parts)}
     rows = Markup("").join(_row(bar, TOP + ROW * k, colors) for k, bar in enumerate(bars))
     return str(
         _PAGE.format(
-            width=LABEL + WIDTH + 110,
+            width=LABEL + WIDTH + NOTE,
             height=TOP + ROW * len(bars) + 10,
             title=title,
             legend=_legend(colors),
@@ -62,14 +65,15 @@ def _legend(colors: Mapping[str, str]) -> Markup:
 
 
 def _row(bar: Bar, y: int, colors: Mapping[str, str]) -> Markup:
-    total = max(sum(bar.seconds.values()), bar.bare_s, 1e-9)
+    spent = sum(bar.seconds.values())
+    scale = WIDTH / max(spent, bar.bare_s, 1e-9)
     pieces, x = [_TEXT.format(x=16, y=y + 15, extra="", text=bar.name)], float(LABEL)
     for part, seconds in bar.seconds.items():
-        width = WIDTH * seconds / total
+        width = scale * seconds
         piece = _RECT.format(x=x, y=y, w=width, color=colors[part], name=part, seconds=seconds)
         pieces.append(piece)
         x += width
-    mark = LABEL + WIDTH * bar.bare_s / total
+    mark, note = LABEL + scale * bar.bare_s, f"{spent:.1f} s, bare {bar.bare_s:.1f} s"
     pieces.append(_MARK.format(x=mark, top=y - 4, bottom=y + 24))
-    pieces.append(_TEXT.format(x=LABEL + WIDTH + 12, y=y + 15, extra="", text=f"{total:.1f} s"))
+    pieces.append(_TEXT.format(x=LABEL + WIDTH + 12, y=y + 15, extra="", text=note))
     return Markup("").join(pieces)
