@@ -249,5 +249,6 @@ def _write(spec: BenchSpec, results: Iterable[CaseResult]) -> str | None:
     content = {"cases": [asdict(result) for result in results]}
     (folder / "bench.json").write_text(json.dumps(content, indent=2))
     bars = [Bar(result.name, result.seconds_by_part, result.bare_s) for result in results]
-    (folder / "bench.svg").write_text(stacked_bars("Where the time goes, seconds of all workers", bars))
+    plot = stacked_bars("Where the time goes, seconds of all workers", bars)
+    (folder / "bench.svg").write_text(plot)
     return str(folder / "bench.svg")
