@@ -135,52 +135,62 @@ def test_each_object_is_fetched_once(
 
 
 class Held:
-    """Forward passes that wait, each until it is let go; in the order they began."""
+    """Forward passes that wait until they are let go, each by the first voxel of its batch."""
 
     def __init__(self, replica: Replica) -> None:
         self._forward = replica._predictor.engine.forward
-        self.begun: list[threading.Event] = []
-        self._noting = threading.Condition()
+        self.begun: list[float] = []
+        self._gone: set[float] = set()
+        self._is_open = False
+        self._changed = threading.Condition()
         replica._predictor.engine.forward = self.forward  # type: ignore[method-assign]
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
-        may_go = threading.Event()
-        with self._noting:
-            self.begun.append(may_go)
-            self._noting.notify_all()
-        assert may_go.wait(timeout=60)
+        first = float(tiles.flatten()[0])
+        with self._changed:
+            self.begun.append(first)
+            self._changed.notify_all()
+            let_go = self._changed.wait_for(
+                lambda: self._is_open or first in self._gone, timeout=60
+            )
+        assert let_go
         return self._forward(tiles)
 
     def wait_for(self, number: int) -> None:
         """Until so many have begun."""
-        with self._noting:
-            assert self._noting.wait_for(lambda: len(self.begun) >= number, timeout=60)
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.begun) >= number, timeout=60)
+
+    def let_go(self, first: float | None = None) -> None:
+        """The batch that begins with this voxel; None: all, from now on."""
+        with self._changed:
+            self._gone |= set() if first is None else {first}
+            self._is_open |= first is None
+            self._changed.notify_all()
 
 
 def test_a_lane_that_is_free_begins_the_next_pack(
     make_replica: Any, objects: dict[str, Any]
 ) -> None:
     orders, inputs = work(objects)
+    voxels = [float(array.flat[0]) for array in (*objects["pack"], objects["3"], objects["4"])]
     expected = make_replica().predict_pack(orders, inputs)[1]
     replica = make_replica(2)
     held = Held(replica)
     with ThreadPoolExecutor(2) as ray_threads:
-        first = ray_threads.submit(replica.predict_pack, orders[:4], inputs[:4])  # two batches
+        first = ray_threads.submit(replica.predict_pack, orders[:4], inputs[:4])
         held.wait_for(2)
-        second = ray_threads.submit(replica.predict_pack, orders, inputs)  # three batches
-        held.begun[0].set()
+        assert sorted(held.begun) == sorted([voxels[0], voxels[2]])
+        second = ray_threads.submit(replica.predict_pack, orders[::-1], inputs[::-1])
+        held.let_go(voxels[0])
         held.wait_for(3)
+        assert held.begun[2] == voxels[4]
         assert not first.done()  # its second batch is held
-        held.begun[1].set()
+        held.let_go()
         report, cells = first.result(timeout=60)
-        held.wait_for(4)
-        for number in (2, 3):
-            held.begun[number].set()
-        held.wait_for(5)
-        held.begun[4].set()
         other_report, other_cells = second.result(timeout=60)
     assert (report.num_tiles, other_report.num_tiles) == (4, NUMBER)
-    for found, whole in ((cells, expected[:4]), (other_cells, expected)):
+    for found, whole in ((cells, expected[:4]), (other_cells, expected[::-1])):
         for cell, same in zip(found, whole, strict=True):
             np.testing.assert_array_equal(cell, same)
 
@@ -196,21 +206,18 @@ def test_a_block_waits_for_the_packs_and_they_for_it(
         held.wait_for(2)
         block = ray_threads.submit(replica.predict, orders[4:], inputs[4:])
         sleep(0.1)  # long enough to wait at the entrance
-        later = ray_threads.submit(replica.predict_pack, orders[:4], inputs[:4])
+        later = ray_threads.submit(replica.predict_pack, orders[:2], inputs[:2])
         sleep(0.1)
         assert len(held.begun) == 2
-        held.begun[1].set()
-        held.begun[0].set()
+        for first in held.begun:
+            held.let_go(first)
         pack.result(timeout=60)
         held.wait_for(3)
         sleep(0.1)
         assert (len(held.begun), later.done()) == (3, False)
-        held.begun[2].set()
+        held.let_go()
         assert block.result(timeout=60)[0].num_tiles == 1
-        held.wait_for(5)
-        for waiting in held.begun:
-            waiting.set()
-        assert later.result(timeout=60)[0].num_tiles == 4
+        assert later.result(timeout=60)[0].num_tiles == 2
 
 
 def test_a_pack_that_fails_leaves_its_place(make_replica: Any, objects: dict[str, Any]) -> None:
