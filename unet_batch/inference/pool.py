@@ -17,8 +17,9 @@ import ray
 
 from unet_batch.errors import ReplicaError
 from unet_batch.inference.choosing import EngineKind
+from unet_batch.inference.places import PACKS, PACKS_AT_ONCE
 from unet_batch.inference.reading import IO_CPUS, IO_WORKERS, prepare_worker
-from unet_batch.inference.replica import CONCURRENCY, Replica
+from unet_batch.inference.replica import Replica
 from unet_batch.models.process import process_variables
 from unet_batch.planning.specs.segment import InferenceSpec, ReplicaRange, ResourceSpec
 
@@ -124,7 +125,7 @@ class ReplicaPool:
             num_cpus=reserved,
             num_gpus=self.size.num_gpus,
             runtime_env={"env_vars": variables} if variables else {},
-            concurrency_groups=CONCURRENCY,
+            concurrency_groups={PACKS: PACKS_AT_ONCE},
         )(Replica)
         actor = actor_class.remote(
             *self._arguments,

@@ -76,7 +76,7 @@ class Predictor:
         Blocks of one Sweep must come in order, in this call or in earlier ones. A Volume
         that cannot be normalised fails alone, and so do Blocks for which there is no memory,
         even in the smallest batches. The network's own errors are raised. Calls that
-        `use_lanes` may be under way at once, if each is of whole Volumes.
+        run in lanes may be under way at once, if each is of whole Volumes.
         """
         lanes, watch = self._lanes_for(orders), watch or Stopwatch()
         results = [BlockResult() for _ in orders]
@@ -95,7 +95,7 @@ class Predictor:
             return_freed_memory()  # a volume is cut where memory is what there is least of
         return results
 
-    def use_lanes(self, orders: Sequence[BlockOrder]) -> bool:
+    def runs_in_lanes(self, orders: Sequence[BlockOrder]) -> bool:
         """Whether a call with `orders` is done by lanes, and not by all cores together."""
         return self._lanes_for(orders).number > 1
 

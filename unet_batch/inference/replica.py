@@ -12,18 +12,16 @@ Everything else is done alone, on all cores.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from resource import RUSAGE_SELF, getrusage
-from threading import BoundedSemaphore, Lock
 from time import perf_counter
 from typing import Any
 
 import ray
 
 from unet_batch.errors import ReplicaError
-from unet_batch.inference.block_pass import Array, BlockOrder
+from unet_batch.inference.block_pass import Array, BlockOrder, BlockResult
 from unet_batch.inference.choosing import (
     EngineChoice,
     EngineKind,
@@ -34,6 +32,7 @@ from unet_batch.inference.choosing import (
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.head import Head
 from unet_batch.inference.model_address import load_model
+from unet_batch.inference.places import Places
 from unet_batch.inference.precision_check import labels_differ
 from unet_batch.inference.predictor import Predictor
 from unet_batch.inference.presets import MirroredEngine
@@ -42,15 +41,11 @@ from unet_batch.inference.references import ArrayRef, Ref, fetch
 from unet_batch.inference.skipping import Piece, SkipRule
 from unet_batch.inference.stopwatch import Stopwatch
 from unet_batch.models.precision import resolve_precision
-from unet_batch.models.process import own_device, peak_device_bytes, tune_process, use_threads
+from unet_batch.models.process import own_device, peak_device_bytes, tune_process
 from unet_batch.planning.specs.segment import InferenceSpec
 
 TILES_COMPARED = 2
 """Tiles on which bfloat16 is held against float32: millions of voxels, and little time."""
-
-PACKS_AT_ONCE = 2
-CONCURRENCY = {"packs": PACKS_AT_ONCE}
-"""Ray's threads for calls of `predict_pack`; all other calls share one more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +106,7 @@ class Replica:
             load_model(model, trust_network=trust_network) for model in models
         ]
         self._inference, self._num_lanes = inference, num_lanes
-        self._places = _Places(num_threads)
+        self._places = Places(num_threads)
         self._device, self._node = own_device(), _this_node()
         self._frame = Frame.of(bundles[0], roi_zyx)
         self._head = Head.of(bundles, inference)
@@ -200,7 +195,7 @@ class Replica:
         failures = [found if isinstance(found, str) else "" for found in fetched]
         readable = [k for k, failure in enumerate(failures) if not failure]
         read = [orders[k] for k in readable]
-        may_share = is_pack and self._predictor.use_lanes(read)
+        may_share = is_pack and self._predictor.runs_in_lanes(read)
         with self._places.one() if may_share else self._places.all():
             results = self._predictor.predict(
                 read, (found for found in fetched if not isinstance(found, str)), watch
@@ -212,19 +207,31 @@ class Replica:
         for k, result in zip(readable, results, strict=True):
             failures[k], short[k] = result.failure, result.is_short
             cells[k] = list(result.cells) if not result.failure else cells[k]
-        report = ReplicaReport(
+        busy_s = fetch_s + watch.busy_s
+        report = self._report(failures, short, results, busy_s=busy_s, seconds=watch.seconds)
+        return report, [cell for block in cells for cell in block]
+
+    def _report(
+        self,
+        failures: Sequence[str],
+        short: Sequence[bool],
+        results: Sequence[BlockResult],
+        *,
+        busy_s: float,
+        seconds: dict[str, float],
+    ) -> ReplicaReport:
+        return ReplicaReport(
             failures=tuple(failures),
             num_tiles=sum(result.num_tiles for result in results),
             num_skipped=sum(result.num_skipped for result in results),
-            busy_s=fetch_s + watch.busy_s,
-            seconds=watch.seconds,
+            busy_s=busy_s,
+            seconds=seconds,
             peak_rss_bytes=1024 * getrusage(RUSAGE_SELF).ru_maxrss,  # Linux counts in KiB
             peak_device_bytes=peak_device_bytes(self._device),
             short=tuple(short),
             warnings=self._predictor.take_warnings(),
             node=self._node,
         )
-        return report, [cell for block in cells for cell in block]
 
     @property
     def num_channels(self) -> int:
@@ -273,36 +280,6 @@ class Replica:
         """Drop the slabs of a Volume that was given up."""
         with self._places.all():
             self._predictor.forget(volume_id)
-
-
-class _Places:
-    """Who may use a Predictor at once: packs side by side, or one call with all its cores."""
-
-    def __init__(self, num_threads: int) -> None:
-        self._num_threads = num_threads
-        self._queue, self._free = Lock(), BoundedSemaphore(PACKS_AT_ONCE)
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Wait for a place beside another pack, and hold it."""
-        with self._queue:
-            self._free.acquire()
-        try:
-            yield
-        finally:
-            self._free.release()
-
-    @contextmanager
-    def all(self) -> Iterator[None]:
-        """Wait until nobody else is there, and hold all places; this thread has all cores."""
-        with self._queue:  # where one waits for the last place, nobody takes the first again
-            for _ in range(PACKS_AT_ONCE):
-                self._free.acquire()
-        try:
-            use_threads(self._num_threads)  # Ray may call from another thread each time
-            yield
-        finally:
-            self._free.release(PACKS_AT_ONCE)
 
 
 def _this_node() -> str:

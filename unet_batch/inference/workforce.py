@@ -13,6 +13,7 @@ import ray
 
 from unet_batch.inference.block_pass import BlockOrder
 from unet_batch.inference.head import Head
+from unet_batch.inference.places import PACKS
 from unet_batch.inference.postprocessing import postprocess
 from unet_batch.inference.reading import IO_CPUS, IO_WORKERS, PieceRef, read_pack, read_pieces
 from unet_batch.inference.references import ArrayRef, Ref
@@ -84,7 +85,7 @@ class RayWorkforce:
         """A call of the actor, with a return for each cell; with one for all cells of a pack."""
         num_cells = sum(len(order.layout.cells(order.block)) for order in orders)
         if len(orders) > 1:
-            predict_pack = actor.predict_pack.options(num_returns=2, concurrency_group="packs")
+            predict_pack = actor.predict_pack.options(num_returns=2, concurrency_group=PACKS)
             report, cells = predict_pack.remote(orders, inputs)
             return report, [ArrayRef(cells, index) for index in range(num_cells)]
         report, *each = actor.predict.options(num_returns=1 + num_cells).remote(orders, inputs)
