@@ -246,10 +246,14 @@ def print_bench(summary: BenchSummary) -> None:
     )
     print_table(
         "What that is, and takes",
-        ("case", "Mvoxel a second", "ms a Volume beyond bare", "start of a Replica s", "GPU MiB"),
+        (
+            *("case", "rounds", "Mvoxel a second", "ms a Volume beyond bare"),
+            *("start of a Replica s", "GPU MiB"),
+        ),
         [
             (
                 case.name,
+                case.rounds,
                 case.voxels_per_second / 1e6,
                 1e3 * case.overhead_s_per_volume,
                 case.start_s,
@@ -257,7 +261,7 @@ def print_bench(summary: BenchSummary) -> None:
             )
             for case in summary.cases
         ],
-        numbers=4,
+        numbers=5,
     )
     print_table(
         "Where the workers' seconds go",

@@ -1,8 +1,9 @@
 """Bench: our Job against the bare forward pass and against MONAI's loop, in one run.
 
-Measurements of a case are interleaved (bare, Job, bare, Job, ...) and medians reported: the
-machines this runs on are shared, and only ratios within one run mean something. The Job is
-measured from reading Zarr to published Labels with Replicas that are warm, as all but the
+Measurements of a case are interleaved in rounds (bare, Job, MONAI, bare, Job, ...) and medians
+reported: the machines this runs on are shared, and only ratios within one run mean something. A
+short case has more rounds than a long one, as a machine's mood lasts for half a minute. The Job
+is measured from reading Zarr to published Labels with Replicas that are warm, as all but the
 first Volume of an archive find them; how long they take to start is reported apart.
 """
 
@@ -34,14 +35,14 @@ from unet_batch.planning.volume_info import LabelClass
 from unet_batch.reporting.bars import Bar, stacked_bars
 from unet_batch.storage.archive import open_archive
 from unet_batch.workflows.engine_choice import measure_engines
-from unet_batch.workflows.monai_loop import monai_seconds
+from unet_batch.workflows.monai_loop import MonaiLoop
 from unet_batch.workflows.segment import run_plan
 from unet_batch.workflows.segment_job import SegmentJob
 
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """Medians of one case, in seconds; `seconds_by_part` is the worker time of one Job.
+    """Medians of one case's rounds, in seconds; `seconds_by_part` is the worker time of one Job.
 
     `bare_s` is the forward pass of the planned tiles on the Engine `engine`, the fastest one, in
     batches that all cores share, as a loop around a network would run it;
@@ -51,6 +52,7 @@ class CaseResult:
     name: str
     num_classes: int
     engine: str
+    rounds: int
     bare_s: float
     end_to_end_s: float
     monai_fp32_s: float | None
@@ -106,43 +108,56 @@ def _measure(spec: BenchSpec, case: BenchCase, listen: Listener) -> CaseResult:
         tune_process(size.num_cpus)
         bare = _Bare(job, spec.batch_size)
         plan = job.plan(job.infos, num_replicas=size.count)
-        with ReplicaPool(
-            job.model_paths,
-            job.spec.inference,
-            size=size,
-            roi_zyx=case.roi,
-            num_lanes=plan.lanes_within_memory(size.num_cpus),
-        ) as pool:
+        with (
+            ReplicaPool(
+                job.model_paths,
+                job.spec.inference,
+                size=size,
+                roi_zyx=case.roi,
+                num_lanes=plan.lanes_within_memory(size.num_cpus),
+            ) as pool,
+            MonaiLoop(job.spec, num_threads=size.num_cpus) as monai,
+        ):
             started = perf_counter()
             pool.use_engine(measure_engines(pool).kind)  # which may be another in lanes
-            runs = [_Run(job, 0, pool, listen)]  # the first starts the Replicas: not counted
-            start_s = perf_counter() - started
-            bare_s = []
-            for number in range(1, spec.repeats + 1):
-                bare_s.append(bare.seconds(runs[0].tiles_planned))
-                runs.append(_Run(job, number, pool, listen))
-        fp32, autocast = None, None
-        if case.with_monai:
-            fp32, autocast = monai_seconds(
-                job.spec, num_threads=size.num_cpus, repeats=spec.monai_repeats
-            )
-        return CaseResult(
-            name=case.name,
-            num_classes=case.num_classes,
-            engine=bare.engine.name,
-            bare_s=median(bare_s),
-            end_to_end_s=median(run.seconds for run in runs[1:]),
-            monai_fp32_s=fp32,
-            monai_autocast_s=autocast,
-            tiles_planned=runs[-1].tiles_planned,
-            tiles_predicted=runs[-1].tiles_predicted,
-            peak_rss_bytes=runs[-1].peak_rss_bytes,
-            peak_device_bytes=runs[-1].peak_device_bytes,
-            start_s=start_s - runs[-1].seconds,
-            num_volumes=case.num_volumes,
-            voxels=case.num_volumes * int(np.prod(case.shape_zyx)),
-            seconds_by_part=dict(runs[-1].parts),
-        )
+            first = _Run(job, 0, pool, listen)  # it starts the Replicas: not counted
+            started_in = perf_counter() - started
+            rounds = Rounds()
+            while not rounds.are_enough(spec):
+                rounds.bare_s.append(bare.seconds(first.tiles_planned))
+                rounds.runs.append(_Run(job, 1 + len(rounds.runs), pool, listen))
+                if case.with_monai and len(rounds.fp32_s) < spec.monai_repeats:
+                    rounds.fp32_s.append(monai.fp32_seconds())
+                    rounds.autocast_s.append(monai.autocast_seconds())
+        return _result(case, bare.engine.name, rounds, started_in)
+
+
+def _result(case: BenchCase, engine: str, rounds: Rounds, started_in: float) -> CaseResult:
+    last = rounds.runs[-1]
+    return CaseResult(
+        name=case.name,
+        num_classes=case.num_classes,
+        engine=engine,
+        rounds=len(rounds.runs),
+        bare_s=median(rounds.bare_s),
+        end_to_end_s=median(run.seconds for run in rounds.runs),
+        monai_fp32_s=_median(rounds.fp32_s),
+        monai_autocast_s=_median(rounds.autocast_s),
+        tiles_planned=last.tiles_planned,
+        tiles_predicted=last.tiles_predicted,
+        peak_rss_bytes=last.peak_rss_bytes,
+        peak_device_bytes=last.peak_device_bytes,
+        start_s=started_in - last.seconds,
+        num_volumes=case.num_volumes,
+        voxels=case.num_volumes * int(np.prod(case.shape_zyx)),
+        seconds_by_part=dict(last.parts),
+    )
+
+
+def _median(seconds: Iterable[float | None]) -> float | None:
+    """The median of what was measured, None where nothing was."""
+    measured = [one for one in seconds if one is not None]
+    return median(measured) if measured else None
 
 
 def _make_job(spec: BenchSpec, case: BenchCase, folder: Path) -> SegmentJob:
@@ -239,6 +254,22 @@ class _Run:
         for part, seconds in event.parts.items():
             self.parts[part] += seconds  # type: ignore[assignment]
         self.parts["other"] += event.seconds - sum(event.parts.values())  # type: ignore[assignment]
+
+
+@dataclass
+class Rounds:
+    """What was measured so far, in seconds: the bare pass, the Job, MONAI's two loops."""
+
+    bare_s: list[float] = field(default_factory=list)
+    runs: list[_Run] = field(default_factory=list)
+    fp32_s: list[float] = field(default_factory=list)
+    autocast_s: list[float | None] = field(default_factory=list)
+
+    def are_enough(self, spec: BenchSpec) -> bool:
+        """Whether there were as many rounds as the Spec asks for, and for as long."""
+        least = max(spec.repeats, spec.monai_repeats)
+        measured_s = sum(self.bare_s) + sum(run.seconds for run in self.runs)
+        return len(self.runs) >= least and measured_s >= spec.min_seconds
 
 
 def _write(spec: BenchSpec, results: Iterable[CaseResult]) -> str | None:

@@ -5,12 +5,11 @@ It runs in a process of its own: what we tune in ours, threads apart, is not the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from statistics import median
 from time import perf_counter
-from typing import cast
+from types import TracebackType
+from typing import Self, cast
 
 import torch
 from monai.inferers import SlidingWindowInferer
@@ -21,24 +20,49 @@ from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.workflows.segment_job import SegmentJob
 
 
-def monai_seconds(
-    spec: SegmentSpec, *, num_threads: int, repeats: int
-) -> tuple[float, float | None]:
-    """Median seconds of MONAI's loop over the Volumes of a Job: in fp32, and under autocast.
+class MonaiLoop:
+    """MONAI's loop over the Volumes of a Job, from Zarr to labels in memory, which nobody stores.
 
-    From Zarr to labels in memory, which nobody stores. None where the processor has no bf16.
+    Close it, or use it in a `with`, to end its process.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        return fresh.submit(_measure, spec, num_threads, repeats).result()
+
+    def __init__(self, spec: SegmentSpec, *, num_threads: int) -> None:
+        self._spec = spec
+        self._process = ProcessPoolExecutor(
+            1, get_context("spawn"), initializer=torch.set_num_threads, initargs=(num_threads,)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.shutdown()
+
+    def fp32_seconds(self) -> float:
+        """What a pass over all Volumes takes in float32, as by default."""
+        return self._process.submit(_seconds, self._spec, autocast=False).result()
+
+    def autocast_seconds(self) -> float | None:
+        """The same under autocast; None where the processor has no bf16."""
+        if resolve_precision("auto", torch.device("cpu")) != "bf16":
+            return None
+        return self._process.submit(_seconds, self._spec, autocast=True).result()
 
 
-def _measure(spec: SegmentSpec, num_threads: int, repeats: int) -> tuple[float, float | None]:
-    torch.set_num_threads(num_threads)
+def _seconds(spec: SegmentSpec, *, autocast: bool) -> float:
     job = SegmentJob.open(spec)
-    fp32 = _median_seconds(lambda: _loop(job, autocast=False), repeats)
-    if resolve_precision("auto", torch.device("cpu")) != "bf16":
-        return fp32, None
-    return fp32, _median_seconds(lambda: _loop(job, autocast=True), repeats)
+    started = perf_counter()
+    _loop(job, autocast=autocast)
+    return perf_counter() - started
 
 
 def _loop(job: SegmentJob, *, autocast: bool) -> None:
@@ -55,12 +79,3 @@ def _loop(job: SegmentJob, *, autocast: bool) -> None:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             logits = inferer(image[None], network)
             cast("torch.Tensor", logits).argmax(1).to(torch.uint8)
-
-
-def _median_seconds(work: Callable[[], None], repeats: int) -> float:
-    taken = []
-    for _ in range(repeats):
-        started = perf_counter()
-        work()
-        taken.append(perf_counter() - started)
-    return median(taken)

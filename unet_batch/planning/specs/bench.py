@@ -49,8 +49,13 @@ class BenchSpec(SpecModel):
 
     cases: tuple[BenchCase, ...] = CASES
     only: tuple[str, ...] = Field((), description="names of the cases to run; empty: all")
-    repeats: int = Field(3, ge=1, description="runs of each measurement; medians are reported")
-    monai_repeats: int = Field(1, ge=1, description="runs of MONAI's loops, which take longest")
+    repeats: int = Field(3, ge=1, description="rounds of a case, at least; medians are reported")
+    min_seconds: float = Field(
+        120,
+        ge=0,
+        description="of measured time: a short case has more rounds, until it took so long",
+    )
+    monai_repeats: int = Field(1, ge=1, description="rounds with MONAI's loops, which take longest")
     overlap: float = Field(0.5, ge=0, lt=1)
     batch_size: int = Field(4, ge=1)
     memory_budget: Bytes = 4 * 2**30
