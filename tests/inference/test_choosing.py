@@ -1,14 +1,17 @@
-"""Engines are timed in batches that fit; what fits in none is not chosen."""
+"""Engines are timed in turn, in batches that fit; what fits in none is not chosen."""
 
 from __future__ import annotations
+
+from itertools import groupby
 
 import pytest
 import torch
 
 from unet_batch.errors import DeviceMemoryError
-from unet_batch.inference import choosing
-from unet_batch.inference.choosing import choose_engine, seconds_per_tile
+from unet_batch.inference import choosing, pacing
+from unet_batch.inference.choosing import choose_engine
 from unet_batch.inference.engine import Frame
+from unet_batch.inference.pacing import TURNS, Pace, measure_in_turn
 
 
 class SmallEngine:
@@ -35,20 +38,61 @@ class SmallEngine:
 
 def test_the_batch_is_halved_until_it_fits() -> None:
     engine = SmallEngine(3)
-    assert seconds_per_tile(engine, batch_size=8) > 0  # type: ignore[arg-type]
+    pace = Pace(engine, batch_size=8)  # type: ignore[arg-type]
+    measure_in_turn([pace])
+    assert pace.seconds_per_tile > 0
     assert list(dict.fromkeys(engine.tried)) == [8, 4, 2]
 
 
 def test_in_lanes_as_many_batches_run_as_there_are_lanes() -> None:
     engine = SmallEngine(9)
-    assert seconds_per_tile(engine, batch_size=4, num_lanes=3) > 0  # type: ignore[arg-type]
+    measure_in_turn([Pace(engine, batch_size=4, num_lanes=3)])  # type: ignore[arg-type]
     assert len(engine.tried) % 3 == 0
     assert set(engine.tried) == {4}
 
 
-def test_what_fits_no_tile_says_so() -> None:
+def test_what_fits_no_tile_says_so_and_is_closed() -> None:
+    engine = SmallEngine(0)
     with pytest.raises(DeviceMemoryError, match="to time a batch of 1 tiles"):
-        seconds_per_tile(SmallEngine(0), batch_size=4)  # type: ignore[arg-type]
+        Pace(engine, batch_size=4)  # type: ignore[arg-type]
+    assert engine.is_closed
+
+
+class Machine:
+    """A clock; a pass takes longer and longer, as others begin to use the machine."""
+
+    def __init__(self) -> None:
+        self.now, self.order = 0.0, list[str]()
+
+    def run(self, name: str, seconds: float) -> None:
+        self.order.append(name)
+        self.now += seconds * (1 + self.now)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TimedEngine(SmallEngine):
+    def __init__(self, machine: Machine, kind: str, seconds: float) -> None:
+        super().__init__(room=4)
+        self.machine, self.kind, self.seconds = machine, kind, seconds
+
+    def forward(self, tiles_nczyx: torch.Tensor) -> torch.Tensor:
+        self.machine.run(self.kind, self.seconds)
+        return super().forward(tiles_nczyx)
+
+
+def test_a_machine_that_slows_down_does_so_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine()
+    monkeypatch.setattr(pacing, "perf_counter", machine)
+    engines = [TimedEngine(machine, "torch", 0.022), TimedEngine(machine, "openvino", 0.02)]
+    paces = [Pace(engine, batch_size=4) for engine in engines]  # type: ignore[arg-type]
+    machine.order.clear()
+    measure_in_turn(paces)
+    turns = [kind for kind, _ in groupby(machine.order)]
+    assert turns == ["torch", "openvino"] * (len(turns) // 2)
+    assert len(turns) >= 2 * TURNS
+    assert paces[1].seconds_per_tile < paces[0].seconds_per_tile
 
 
 @pytest.mark.parametrize(("rooms", "kind"), [((0, 4), "openvino"), ((4, 0), "torch")])

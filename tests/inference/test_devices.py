@@ -5,6 +5,7 @@ Tests marked `gpu` need a GPU and are skipped, visibly, where there is none.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from unet_batch.inference.choosing import EngineKind, load_engine
 from unet_batch.inference.engine import Frame, TorchEngine
 from unet_batch.inference.graph_engine import MAX_GRAPHS, GraphEngine
 from unet_batch.inference.head import Head
+from unet_batch.inference.pacing import Pace
 from unet_batch.inference.predictor import Predictor
 from unet_batch.inference.sums import DeviceSums, HostSums
 from unet_batch.inference.transfer import Fetch, HostTransfer, transfer_for
@@ -178,19 +180,18 @@ def test_cuda_graphs_want_a_gpu() -> None:
 def test_a_network_that_cannot_be_captured_is_run_pass_by_pass(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def timed(engine: str, **_: object) -> float:
-        if engine == "cuda_graph":
-            raise error
-        return 0.5
+    class Timed(Pace):
+        def __init__(self, engine: Any, **_: object) -> None:
+            if engine.kind == "cuda_graph":
+                raise error
+            self._found = [0.5]
 
-    class Named(str):
-        __slots__ = ()
+        def measure(self) -> None: ...
 
-        def close(self) -> None:
-            pass
+        def close(self) -> None: ...
 
-    monkeypatch.setattr(choosing, "load_engine", lambda kind, *_, **__: Named(kind))
-    monkeypatch.setattr(choosing, "seconds_per_tile", timed)
+    monkeypatch.setattr(choosing, "load_engine", lambda kind, *_, **__: SimpleNamespace(kind=kind))
+    monkeypatch.setattr(choosing, "Pace", Timed)
     choice = choosing.choose_engine(
         [], Frame(1, 2, ROI), precision="fp32", device=torch.device("cuda"), batch_size=2
     )

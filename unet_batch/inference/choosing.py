@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
-from statistics import median
-from time import perf_counter
 from typing import Literal
 
 import torch
@@ -16,21 +13,16 @@ import torch
 from unet_batch.errors import DeviceMemoryError, SpecError
 from unet_batch.inference.engine import Engine, Frame, TorchEngine
 from unet_batch.inference.graph_engine import GraphEngine
-from unet_batch.inference.lanes import Lanes
-from unet_batch.inference.memory import memory_errors
+from unet_batch.inference.pacing import Pace, measure_in_turn
 from unet_batch.inference.presets import EnsembleEngine, MirroredEngine
 from unet_batch.models.bundle import Bundle
 from unet_batch.models.networks import is_own
 from unet_batch.models.precision import Precision
-from unet_batch.planning.lanes import lane_batch
 from unet_batch.planning.specs.segment import MirrorAxis
 
 EngineKind = Literal["torch", "openvino", "cuda_graph"]
 _CANNOT_RUN: dict[EngineKind, tuple[type[Exception], ...]] = {"cuda_graph": (RuntimeError,)}
 """What an Engine raises of a network that it cannot run, beside running out of memory."""
-
-REPEATS, LEAST_S = 3, 0.3
-"""How often, and how long at the least, an Engine is timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +92,7 @@ def choose_engine(
     mirror: Sequence[MirrorAxis] = (),
     num_lanes: int = 1,
 ) -> EngineChoice:
-    """The fastest Engine for tiles of this frame, each timed over a few batches.
+    """The fastest Engine for tiles of this frame, each timed over a few batches, in turn.
 
     Batches run side by side in `num_lanes`, where they can. One that has not the memory for a
     single tile is no choice, nor are CUDA graphs of a network that cannot be captured.
@@ -108,17 +100,19 @@ def choose_engine(
     kinds = _candidates(bundles, device)
     if len(kinds) == 1:
         return EngineChoice("torch", {})
-    paces: dict[str, float] = {}
-    for kind in kinds:
-        engine = load_engine(
-            kind, bundles, frame, precision=precision, device=device, mirror=mirror
-        )
-        with suppress(DeviceMemoryError, *_CANNOT_RUN.get(kind, ())):
+    timed: dict[EngineKind, Pace] = {}
+    with ExitStack() as stack:
+        for kind in kinds:
+            engine = load_engine(
+                kind, bundles, frame, precision=precision, device=device, mirror=mirror
+            )
             lanes = lanes_of(kind, bundles, device, most=num_lanes)
-            paces[kind] = seconds_per_tile(engine, batch_size=batch_size, num_lanes=lanes)
-        engine.close()
-    timed = [kind for kind in kinds if kind in paces]
-    return EngineChoice(min(timed, key=lambda kind: paces[kind], default="torch"), paces)
+            with suppress(DeviceMemoryError, *_CANNOT_RUN.get(kind, ())):
+                pace = Pace(engine, batch_size=batch_size, num_lanes=lanes)
+                timed[kind] = stack.enter_context(closing(pace))
+        measure_in_turn(list(timed.values()))
+    found: dict[str, float] = {kind: pace.seconds_per_tile for kind, pace in timed.items()}
+    return EngineChoice(min(timed, key=lambda kind: found[kind], default="torch"), found)
 
 
 def _candidates(bundles: Sequence[Bundle], device: torch.device) -> list[EngineKind]:
@@ -149,55 +143,3 @@ def lanes_of(
 def has_openvino() -> bool:
     """Whether the optional extra is installed."""
     return find_spec("openvino") is not None
-
-
-def seconds_per_tile(engine: Engine, *, batch_size: int, num_lanes: int = 1) -> float:
-    """Seconds a tile in batches of `batch_size`: the median of some runs after one to warm up.
-
-    Where memory runs out the batch is halved, as a Job would. Raises DeviceMemoryError where
-    not even the smallest fits.
-    """
-    batch_size, lanes = lane_batch(batch_size, num_lanes, engine.frame.roi_zyx), Lanes(num_lanes)
-    try:
-        while True:
-            number = max(engine.min_batch, batch_size)
-            try:
-                with memory_errors(engine.device, f"to time a batch of {number} tiles"):
-                    return _median_seconds(engine, number, lanes) / (number * num_lanes)
-            except DeviceMemoryError:
-                if number == engine.min_batch:
-                    raise
-                batch_size = number // 2
-    finally:
-        lanes.close()
-
-
-def steady_median(measure: Callable[[], float], *, repeats: int, least_s: float) -> float:
-    """The median of `repeats` measurements or more, until `least_s` have gone by.
-
-    Small tiles are measured often: a machine that others use has slow moments.
-    """
-    until, found = perf_counter() + least_s, [measure() for _ in range(repeats)]
-    while perf_counter() < until:
-        found.append(measure())
-    return median(found)
-
-
-def _median_seconds(engine: Engine, batch_size: int, lanes: Lanes) -> float:
-    """Seconds of one batch in each lane."""
-    tiles = engine.tiles(batch_size).normal_()
-    _seconds(engine, tiles, lanes)
-    measure = partial(_seconds, engine, tiles, lanes)
-    return steady_median(measure, repeats=REPEATS, least_s=LEAST_S)
-
-
-def _seconds(engine: Engine, tiles_nczyx: torch.Tensor, lanes: Lanes) -> float:
-    @torch.inference_mode()
-    def forward(_: int) -> None:
-        engine.forward(tiles_nczyx)
-
-    started = perf_counter()
-    lanes.run(range(lanes.number), forward, lambda *_: None)
-    if engine.device.type == "cuda":
-        torch.cuda.synchronize(engine.device)
-    return perf_counter() - started

@@ -18,16 +18,16 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
+from statistics import median
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from unet_batch.inference.block_pass import BlockOrder
-from unet_batch.inference.choosing import load_engine, steady_median
+from unet_batch.inference.choosing import load_engine
 from unet_batch.inference.cluster import variables
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.model_address import load_model
@@ -136,8 +136,11 @@ def _pace(replica: Replica, inference: InferenceSpec, roi_zyx: tuple[int, int, i
     """Seconds a tile, with all that is done from raw voxels to finished cells."""
     order, voxels_czyx = _block(replica.num_channels, inference, roi_zyx)
     pieces = [(Box.from_shape(voxels_czyx.shape), voxels_czyx)]
-    measure = partial(replica.seconds_per_tile, order, pieces)
-    return steady_median(measure, repeats=REPEATS, least_s=LEAST_S)
+    found: list[float] = []
+    until = time.perf_counter() + LEAST_S
+    while len(found) < REPEATS or time.perf_counter() < until:
+        found.append(replica.seconds_per_tile(order, pieces))
+    return median(found)
 
 
 def _check_s(
