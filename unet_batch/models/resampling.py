@@ -106,7 +106,8 @@ def _resample_by_axis(values_czyx: torch.Tensor, taps: Sequence[Taps]) -> torch.
 
 
 def _blend_axis(values: torch.Tensor, axis: int, taps: Taps) -> torch.Tensor:
-    below, above, weight = (torch.tensor(part).to(values.device) for part in taps)
+    # Along a flipped axis Taps run backwards, which torch cannot express.
+    below, above, weight = (torch.tensor(part).to(values.device) for part in _arrays(taps))
     lower = values.index_select(axis, below)
     if not taps.weight.any():
         return lower
