@@ -18,7 +18,6 @@ from unet_batch.inference.predictor import Predictor
 from unet_batch.inference.presets import EnsembleEngine, MirroredEngine
 from unet_batch.inference.skipping import SkipRule
 from unet_batch.models.networks import build_network
-from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.planning.volume_info import ChannelStatistics
 from unet_batch.tiling.blocks import BlockLayout
 from unet_batch.tiling.box import Box
@@ -26,6 +25,8 @@ from unet_batch.tiling.grid import TileGrid
 from unet_batch.tiling.grid_map import GridMap, turns_to
 
 from .pretend_gpu import CPU, DeviceTensor, pretend_gpu
+from .test_devices import assert_alike
+from .test_presets import predictor
 
 STATISTICS = ChannelStatistics(-3, 3, 0.1, 1.2, {}, 1, 0, 1, 1)  # with a voxel that is not finite
 ROI, CLASSES = (8, 8, 8), 3
@@ -66,17 +67,6 @@ def engine(
     return kind(network, Frame(1, CLASSES, roi, planar), precision="fp32", device=device)
 
 
-def predictor(made: Engine, head: Head = LABELS, skip: SkipRule | None = None) -> Predictor:
-    return Predictor(
-        made,
-        intensity=IntensitySpec(mode="zscore"),
-        head=head,
-        importance="gaussian",
-        batch_size=3,
-        skip=skip,
-    )
-
-
 def regridded() -> BlockLayout:
     grid_map = GridMap.of(
         SCAN, (3.0, 1.0, 1.0), wanted_mm=(1.5, 1.4, 0.8), turns=turns_to("LPS", TURNED)
@@ -108,26 +98,9 @@ def _halves(box: Box) -> list[Box]:
     return [one for one in (Box(box.start, near), Box(far, box.stop)) if one.num_voxels]
 
 
-def assert_alike(
-    found: list[BlockResult], expected: list[BlockResult], *, atol: float = 1e-4
-) -> None:
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        assert (one.failure, one.num_tiles, one.num_skipped) == (
-            "",
-            other.num_tiles,
-            other.num_skipped,
-        )
-        for a, b in zip(one.cells, other.cells, strict=True):
-            if a.dtype == np.uint8:
-                assert (a != b).mean() < 2e-3  # where two classes are as good as equal
-            else:
-                np.testing.assert_allclose(a, b, atol=atol)
-
-
 PRESETS: dict[str, Callable[[torch.device], Predictor]] = {
-    "labels": lambda device: predictor(engine(device)),
-    "bfloat16": lambda device: predictor(engine(device, kind=RoundedEngine)),
+    "labels": lambda device: predictor(engine(device), LABELS),
+    "bfloat16": lambda device: predictor(engine(device, kind=RoundedEngine), LABELS),
     "probabilities": lambda device: predictor(
         engine(device), replace(LABELS, with_probabilities=True)
     ),
@@ -137,9 +110,9 @@ PRESETS: dict[str, Callable[[torch.device], Predictor]] = {
     "ensemble": lambda device: predictor(
         EnsembleEngine([engine(device), engine(device, seed=1)]), replace(LABELS, num_members=2)
     ),
-    "mirrored": lambda device: predictor(MirroredEngine(engine(device), ["x", "y"])),
-    "skipping": lambda device: predictor(engine(device), skip=SkipRule(0, 3.2)),
-    "all skipped": lambda device: predictor(engine(device), skip=SkipRule(0, 99.0)),
+    "mirrored": lambda device: predictor(MirroredEngine(engine(device), ["x", "y"]), LABELS),
+    "skipping": lambda device: predictor(engine(device), LABELS, skip=SkipRule(0, 3.2)),
+    "all skipped": lambda device: predictor(engine(device), LABELS, skip=SkipRule(0, 99.0)),
 }
 
 
@@ -151,14 +124,16 @@ def test_labels_are_those_of_the_cpu(preset: str, grid: str) -> None:
     with pretend_gpu() as gpu:
         found = run(PRESETS[preset](gpu), layouts)
     # A logit between two values of bfloat16 may be rounded either way.
-    assert_alike(found, expected, atol=1e-3 if preset == "bfloat16" else 1e-4)
+    assert_alike(found, expected, differing=2e-3, atol=1e-3 if preset == "bfloat16" else 1e-4)
 
 
 def test_planar_networks_too() -> None:
     layouts = [BlockLayout.whole(TileGrid.of((5, 20, 12), (1, *ROI[1:]), 0.5))]
-    expected = run(predictor(engine(CPU, planar=True)), layouts)
+    expected = run(predictor(engine(CPU, planar=True), LABELS), layouts)
     with pretend_gpu() as gpu:
-        assert_alike(run(predictor(engine(gpu, planar=True)), layouts), expected)
+        assert_alike(
+            run(predictor(engine(gpu, planar=True), LABELS), layouts), expected, differing=2e-3
+        )
 
 
 def test_what_is_done_before_the_first_block() -> None:
@@ -166,7 +141,7 @@ def test_what_is_done_before_the_first_block() -> None:
     box = SMALL[1].read_box(order.block)
     whole = (Box((0, *box.start), (1, *box.stop)), np.ones((1, *box.shape), np.int16))
     with pretend_gpu() as gpu:
-        one = predictor(engine(gpu))
+        one = predictor(engine(gpu), LABELS)
         one.warm_up()
         tiles = one.sample(order, [whole], 2)
         assert (tiles.device, len(tiles)) == (gpu, 2)

@@ -13,6 +13,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -116,7 +117,7 @@ def _measure(spec: BenchSpec, case: BenchCase, listen: Listener) -> CaseResult:
                 roi_zyx=case.roi,
                 num_lanes=plan.lanes_within_memory(size.num_cpus),
             ) as pool,
-            MonaiLoop(job.spec, num_threads=size.num_cpus) as monai,
+            closing(MonaiLoop(job.spec, num_threads=size.num_cpus)) as monai,
         ):
             started = perf_counter()
             pool.use_engine(measure_engines(pool).kind)  # which may be another in lanes

@@ -8,8 +8,7 @@ from __future__ import annotations
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from time import perf_counter
-from types import TracebackType
-from typing import Self, cast
+from typing import cast
 
 import torch
 from monai.inferers import SlidingWindowInferer
@@ -23,7 +22,7 @@ from unet_batch.workflows.segment_job import SegmentJob
 class MonaiLoop:
     """MONAI's loop over the Volumes of a Job, from Zarr to labels in memory, which nobody stores.
 
-    Close it, or use it in a `with`, to end its process.
+    Close it to end its process.
     """
 
     def __init__(self, spec: SegmentSpec, *, num_threads: int) -> None:
@@ -31,17 +30,6 @@ class MonaiLoop:
         self._process = ProcessPoolExecutor(
             1, get_context("spawn"), initializer=torch.set_num_threads, initargs=(num_threads,)
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the process."""
