@@ -4,6 +4,7 @@
     ├── SpecError               a request that cannot be carried out as written
     ├── StoreError              a folder or bucket that cannot be read or written
     │   ├── NotFoundError       nothing at this path
+    │   ├── DamagedError        what lies there makes no sense, as after a power cut
     │   └── ConflictError       somebody else wrote first
     ├── ScanError               one scan that cannot be used (its Volume is quarantined)
     │   ├── UnreadableScanError     a file is truncated, corrupt or of an unknown kind
@@ -38,6 +39,10 @@ class StoreError(UnetBatchError):
 
 class NotFoundError(StoreError):
     """Nothing is stored at this path."""
+
+
+class DamagedError(StoreError):
+    """What is stored at this path makes no sense: it was cut short, or altered."""
 
 
 class ConflictError(StoreError):

@@ -27,6 +27,7 @@ from unet_batch.tiling.box import Box
 
 READERS = 8  # tasks that read or write at a time, for each Replica: its node's share of CPUs
 STORE_BYTES_PER_S, STORE_LATENCY_S = 200e6, 0.02  # of one task, from a bucket
+PUBLISH_S = 3 * STORE_LATENCY_S
 CALL_S = 0.001  # what a call costs a Replica beside its tiles
 
 
@@ -207,17 +208,20 @@ class SimulatedWorkforce:
         return (done, ArrayRef(Later(done.at, None))), self._ray.submit_s + 2 * self._ray.return_s
 
     @_timed
-    def write(self, work: Sequence[Any]) -> tuple[Later, float]:
+    def write(self, work: Sequence[Any], whole: Sequence[Any] = ()) -> tuple[Later, float]:
         voxels = sum(region.num_voxels for _, region, _ in work)
         seconds = STORE_LATENCY_S * len(work) + voxels / STORE_BYTES_PER_S
-        return self._io(seconds, Done(seconds, voxels, {})), self._ray.submit_s + self._ray.return_s
+        publish_s = PUBLISH_S * len(whole)
+        done = Done(seconds, voxels, {}, publish_s)
+        return self._io(seconds + publish_s, done), self._ray.submit_s + self._ray.return_s
 
     postprocess = write
 
     @_timed
     def publish(self, work: Sequence[Any]) -> tuple[Later, float]:
-        seconds = 3 * STORE_LATENCY_S * len(work)
-        return self._io(seconds, Done(seconds, 0, {})), self._ray.submit_s + self._ray.return_s
+        seconds = PUBLISH_S * len(work)
+        done = Done(0.0, 0, {}, seconds)
+        return self._io(seconds, done), self._ray.submit_s + self._ray.return_s
 
     @_timed
     def wait(

@@ -80,8 +80,8 @@ class Workforce(SimulatedWorkforce):
         self._spoil("predict", done)
         return done, cells
 
-    def write(self, work: Any) -> Any:
-        later = super().write(work)
+    def write(self, *arguments: Any) -> Any:
+        later = super().write(*arguments)
         self._spoil("write", later)
         return later
 

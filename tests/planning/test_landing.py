@@ -48,6 +48,15 @@ def test_regions_are_whole_when_the_last_of_their_cells_has_landed(plan: VolumeP
         assert sum((cell & region.box).num_voxels for cell in region.cells) == 16 * 8 * 8
 
 
+def test_a_volume_is_whole_with_the_regions_that_are_missing(plan: VolumePlan) -> None:
+    landing = Landing(plan)
+    assert landing.is_whole_with([LOWER, UPPER])
+    assert not landing.is_whole_with([LOWER])
+    assert not landing.note_written(UPPER)
+    assert landing.is_whole_with([LOWER])
+    assert landing.note_written(LOWER)
+
+
 def test_what_lands_twice_counts_once(plan: VolumePlan) -> None:
     landing = Landing(plan)
     landing.land(FIRST)

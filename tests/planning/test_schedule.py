@@ -93,6 +93,7 @@ class FakeCluster:
         self.closed: dict[str, Close] = {}
         self.voxels_held: set[StepKey] = set()
         self.most_held = 0
+        self.published: set[str] = set()
 
     def run(self, num_replicas: int) -> None:
         self.accept(self.schedule.start(num_replicas=num_replicas))
@@ -157,14 +158,25 @@ class FakeCluster:
                 self.tell(SeamLost(volume_id, cell, "node gone"))
             case Stitch(volume_id, cell):
                 self.tell(WasStitched(volume_id, cell))
-            case Write(regions) if self.is_lost():
+            case Write(regions, _) if self.is_lost():
                 self.tell(RegionsLost(regions, "node gone"))
-            case Write(regions):
+            case Write(regions, whole):
                 for region in regions:
                     self.written[region.volume_id, region.box] += 1
-                self.tell(WasWritten(regions))
+                published = tuple(one for one in whole if self.random.random() < 0.5)
+                self.show(published)
+                self.tell(WasWritten(regions, published))
             case Publish(volume_ids):
+                self.show(volume_ids)
                 self.tell(WasPublished(volume_ids))
+
+    def show(self, volume_ids: tuple[str, ...]) -> None:
+        """Labels are published once, when all of their regions are written."""
+        for volume_id in volume_ids:
+            assert volume_id not in self.published
+            self.published.add(volume_id)
+            for region in self.plan.volumes[volume_id].write_regions:
+                assert self.written[volume_id, region]
 
     def is_lost(self) -> bool:
         """Whether the machine that held what is wanted went with it."""
@@ -284,8 +296,8 @@ def test_a_volume_that_kills_replicas_is_found_out_and_spares_its_pack() -> None
                 todo += schedule.handle(ReplicaReady(f"r{deaths}"))
             case Predict(key, _, replica, _):
                 todo += schedule.handle(WasPredicted(key, replica))
-            case Write(regions):
-                todo += schedule.handle(WasWritten(regions))
+            case Write(regions, whole):
+                todo += schedule.handle(WasWritten(regions, whole))
             case Publish(volume_ids):
                 todo += schedule.handle(WasPublished(volume_ids))
             case Close(volume_id, outcome, reason):
@@ -395,6 +407,23 @@ def test_a_failed_volume_is_closed_and_its_other_blocks_are_dropped() -> None:
     assert Close("v00", "quarantined", "disk full") in out
     reads = [one for one in out if isinstance(one, Read)]
     assert [key.volume_id for one in reads for key in one.step] == ["v01"]
+
+
+def test_small_volumes_are_published_by_those_who_write_them() -> None:
+    plan = plan_of([(8, 8, 8)] * 3)
+    schedule = Schedule(plan.chains(), plan.volumes, window=2, max_attempts=3)
+    (read,) = schedule.start(num_replicas=1)
+    schedule.handle(ReplicaReady("r"))
+    (predict,) = schedule.handle(WasRead(read.key))
+    out = schedule.handle(WasPredicted(predict.key, "r"))
+    (write,) = [one for one in out if isinstance(one, Write)]
+    assert write.whole == ("v00", "v01", "v02")
+    out = schedule.handle(WasWritten(write.regions, ("v00", "v02")))
+    assert [one for one in out if not isinstance(one, Retire)] == [
+        Close("v00", "done"),
+        Close("v02", "done"),
+        Publish(("v01",)),  # who wrote it did not
+    ]
 
 
 def test_slow_stores_hold_new_volumes_back() -> None:

@@ -210,6 +210,28 @@ def test_what_cannot_be_segmented_is_quarantined_and_the_rest_is_done(
     assert entries["v1"].outcome == "quarantined"
 
 
+def test_what_cannot_be_stored_spares_the_others_of_its_pack(
+    place: SimpleNamespace, tmp_path: Path
+) -> None:
+    add_volumes(place.archive, [(20, 20, 20)] * 4)
+    spec, volumes = spec_for(place.archive, place.bundle), tmp_path / "archive" / "volumes"
+    generation = (
+        volumes / "v1" / "labels" / "net" / SegmentJob.open(spec).key(place.archive["v1"].info)
+    )
+    generation.parent.mkdir(parents=True)
+    generation.write_text("a file where a folder should be")
+    (volumes / "v2" / "labels").mkdir()
+    (volumes / "v2" / "labels" / "zarr.json").write_text("{")
+    (volumes / "v3" / "labels" / "net").mkdir(parents=True)
+    (volumes / "v3" / "labels" / "net" / "zarr.json").touch()  # as a power cut leaves it
+    summary = segment(spec)
+    assert (summary.done, set(summary.quarantined)) == (2, {"v1", "v2"})
+    assert "writing Labels 'net' failed" in summary.quarantined["v1"]
+    assert "publishing Labels 'net' failed" in summary.quarantined["v2"]
+    for volume_id in ("v0", "v3"):
+        assert_equal_to_monai(place.archive, place.bundle, volume_id)
+
+
 def test_voxels_that_are_not_finite_pass_where_the_spec_allows_them(
     place: SimpleNamespace,
 ) -> None:

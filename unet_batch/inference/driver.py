@@ -25,7 +25,7 @@ from unet_batch.inference.outcome import Outcome, Target
 from unet_batch.inference.pool import ReplicaPool
 from unet_batch.inference.references import ArrayRef, Ref
 from unet_batch.inference.replica import ReplicaReport
-from unet_batch.inference.workforce import RayWorkforce, Workforce
+from unet_batch.inference.workforce import PublishWork, RayWorkforce, Workforce
 from unet_batch.inference.writing import Done
 from unet_batch.monitoring import events
 from unet_batch.monitoring.events import Listener
@@ -170,8 +170,8 @@ class Driver:
                     self._inputs.pop(key, None)
                 case Stitch(volume_id, cell):
                     self._stitch(volume_id, cell)
-                case Write(regions):
-                    self._write(regions)
+                case Write():
+                    self._write(instruction)
                 case Publish(volume_ids):
                     self._publish(volume_ids)
                 case Close():
@@ -322,18 +322,23 @@ class Driver:
             yield VolumeFailed(volume_id, reason)
         yield WasStitched(volume_id, cell)
 
-    def _write(self, regions: tuple[Region, ...]) -> None:
+    def _write(self, order: Write) -> None:
         work = [
             (
                 self._target(region.volume_id).written,
                 region.box,
                 [(box, self._held.labels(region.volume_id, box)) for box in region.cells],
             )
-            for region in regions
+            for region in order.regions
         ]
-        self._pending[self._workforce.write(work)] = partial(self._was_written, regions)
+        whole = {one: self._target(one) for one in order.whole}
+        shown = {one: target for one, target in whole.items() if not target.steps}
+        ref = self._workforce.write(work, _to_publish(shown.values()))
+        self._pending[ref] = partial(self._was_written, order.regions, tuple(shown))
 
-    def _was_written(self, regions: tuple[Region, ...], ref: Ref) -> Iterable[Event]:
+    def _was_written(
+        self, regions: tuple[Region, ...], shown: tuple[str, ...], ref: Ref
+    ) -> Iterable[Event]:
         done = self._result(ref, [region.volume_id for region in regions])
         if isinstance(done, str):
             self._repeated.update(region.volume_id for region in regions)
@@ -341,12 +346,14 @@ class Driver:
             return
         voxels = sum(region.box.num_voxels for region in regions)
         self._listen(events.StageTimed("write", done.seconds, done.num_bytes, num_voxels=voxels))
+        if shown:
+            self._listen(events.StageTimed("publish", done.publish_s))
         for region in regions:
             for box in region.cells:
                 self._held.let_go(region.volume_id, box)
         for volume_id, reason in done.failures.items():
             yield VolumeFailed(volume_id, reason)
-        yield WasWritten(regions)
+        yield WasWritten(regions, tuple(one for one in shown if one not in done.failures))
 
     def _target(self, volume_id: str) -> Target:
         """Where a Volume's labels go; worked out once, and kept until it has its outcome."""
@@ -371,13 +378,12 @@ class Driver:
 
     def _show(self, volume_ids: tuple[str, ...], asked: tuple[str, ...]) -> None:
         """Publish `volume_ids`; all that the Schedule asked for are then through."""
-        targets = [self._target(volume_id) for volume_id in volume_ids]
-        ref = self._workforce.publish([(one.labels, one.provenance) for one in targets])
+        ref = self._workforce.publish(_to_publish(map(self._target, volume_ids)))
         self._pending[ref] = partial(self._was_published, asked)
 
     def _was_published(self, volume_ids: tuple[str, ...], ref: Ref) -> Iterable[Event]:
         done = self._told(ref, volume_ids)
-        self._listen(events.StageTimed("publish", done.seconds))
+        self._listen(events.StageTimed("publish", done.publish_s))
         for volume_id, reason in done.failures.items():
             yield VolumeFailed(volume_id, reason)
         yield WasPublished(volume_ids)
@@ -423,3 +429,7 @@ class Driver:
                 peak_bytes=workers.peak_bytes,
             )
         )
+
+
+def _to_publish(targets: Iterable[Target]) -> PublishWork:
+    return [(one.labels, one.provenance) for one in targets]

@@ -18,9 +18,8 @@ from unet_batch.inference.postprocessing import postprocess
 from unet_batch.inference.reading import IO_CPUS, IO_WORKERS, PieceRef, read_pack, read_pieces
 from unet_batch.inference.references import ArrayRef, Ref
 from unet_batch.inference.stitching import prepare_stitcher, stitch
-from unet_batch.inference.writing import LabelRef, publish, write_regions
+from unet_batch.inference.writing import LabelRef, Publication, publish, write_regions
 from unet_batch.planning.specs.postprocess import PostprocessStep
-from unet_batch.planning.volume_info import Json
 from unet_batch.storage.labels_set import LabelsSet
 from unet_batch.storage.volume import Volume
 from unet_batch.tiling.box import Box
@@ -28,7 +27,7 @@ from unet_batch.tiling.box import Box
 ReadWork = Sequence[tuple[Volume, Box]]
 WriteWork = Sequence[tuple[LabelsSet, Box, Sequence[LabelRef]]]
 MendWork = Sequence[tuple[LabelsSet, tuple[PostprocessStep, ...]]]
-PublishWork = Sequence[tuple[LabelsSet, dict[str, Json]]]
+PublishWork = Sequence[Publication]
 
 
 class Workforce(Protocol):
@@ -48,8 +47,8 @@ class Workforce(Protocol):
     def stitch(self, head: Head, sums: Sequence[ArrayRef]) -> tuple[Ref, ArrayRef]:
         """A Done, and the planes of a Seam."""
 
-    def write(self, work: WriteWork) -> Ref:
-        """A Done."""
+    def write(self, work: WriteWork, whole: PublishWork) -> Ref:
+        """A Done; the Labels `whole` with what is written are published by it."""
 
     def postprocess(self, work: MendWork) -> Ref:
         """A Done."""
@@ -101,9 +100,9 @@ class RayWorkforce:
         done, labels = stitch.remote(head, *(one.ref for one in sums))
         return done, ArrayRef(labels)
 
-    def write(self, work: WriteWork) -> Ref:
+    def write(self, work: WriteWork, whole: PublishWork) -> Ref:
         """One task for all."""
-        return write_regions.remote(work)
+        return write_regions.remote(work, whole)
 
     def postprocess(self, work: MendWork) -> Ref:
         """One task for all."""

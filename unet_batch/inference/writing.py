@@ -6,7 +6,7 @@ module knows no torch: its workers must be ready in a moment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -25,19 +25,31 @@ from unet_batch.tiling.box import Box
 LabelRef = tuple[Box, ArrayRef]
 """A cell and where its planes (p, z, y, x) of labels, and of probabilities, are."""
 
+Publication = tuple[LabelsSet, dict[str, Json]]
+"""Labels whose regions are all written, and their provenance."""
+
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a task did: seconds, bytes, and for each Volume that failed the reason."""
+    """What a task did: seconds, bytes, and for each Volume that failed the reason.
+
+    `publish_s` are seconds in which Labels were made visible, beside `seconds`.
+    """
 
     seconds: float
     num_bytes: int
     failures: dict[str, str]
+    publish_s: float = 0.0
 
 
 @ray.remote(num_cpus=IO_CPUS, max_retries=3)
-def write_regions(work: Sequence[tuple[LabelsSet, Box, Sequence[LabelRef]]]) -> Done:
-    """Put the cells of each region together and store it, whole."""
+def write_regions(
+    work: Sequence[tuple[LabelsSet, Box, Sequence[LabelRef]]], whole: Sequence[Publication]
+) -> Done:
+    """Put the cells of each region together and store it, whole; then publish what is `whole`.
+
+    Small Volumes, each of one region, thus take one task for a pack of them.
+    """
     started, num_bytes = perf_counter(), 0
     failures: dict[str, str] = {}
     values = fetch(array for _, _, cells in work for _, array in cells)
@@ -47,13 +59,21 @@ def write_regions(work: Sequence[tuple[LabelsSet, Box, Sequence[LabelRef]]]) -> 
             num_bytes += labels.write(region, _assemble(labels, region, found))
         except (UnetBatchError, OSError) as error:
             failures[labels.volume_id] = f"writing Labels {labels.name!r} failed: {error}"
-    return Done(perf_counter() - started, num_bytes, failures)
+    written = perf_counter()
+    failures |= _publish_each(one for one in whole if one[0].volume_id not in failures)
+    return Done(written - started, num_bytes, failures, perf_counter() - written)
 
 
 @ray.remote(num_cpus=IO_CPUS, max_retries=3)
-def publish(work: Sequence[tuple[LabelsSet, dict[str, Json]]]) -> Done:
+def publish(work: Sequence[Publication]) -> Done:
     """Make the Labels of each Volume visible, with their provenance."""
     started = perf_counter()
+    failures = _publish_each(work)
+    return Done(0.0, 0, failures, perf_counter() - started)
+
+
+def _publish_each(work: Iterable[Publication]) -> dict[str, str]:
+    """Why it failed, for each Volume whose Labels could not be published."""
     failures: dict[str, str] = {}
     for labels, provenance in work:
         try:
@@ -61,7 +81,7 @@ def publish(work: Sequence[tuple[LabelsSet, dict[str, Json]]]) -> Done:
             labels.publish(provenance)
         except (UnetBatchError, OSError) as error:
             failures[labels.volume_id] = f"publishing Labels {labels.name!r} failed: {error}"
-    return Done(perf_counter() - started, 0, failures)
+    return failures
 
 
 def _assemble(

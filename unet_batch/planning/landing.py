@@ -10,7 +10,7 @@ it is, so that landing twice does no harm.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from unet_batch.planning.messages import Region
@@ -63,6 +63,10 @@ class Landing:
                 del self._missing[region], self._cells[region]
                 ready.append(Region(self._plan.info.id, region, tuple(cells)))
         return ready
+
+    def is_whole_with(self, regions: Collection[Box]) -> bool:
+        """Whether the Volume is whole in its store once `regions` are written."""
+        return self._unwritten.issubset(regions)
 
     def note_written(self, region: Box) -> bool:
         """Whether the Volume is whole in its store with this region; said once."""

@@ -62,9 +62,10 @@ class Region(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Write regions, all of whose cells have landed."""
+    """Write regions, all of whose cells have landed, and publish the Volumes `whole` with them."""
 
     regions: tuple[Region, ...]
+    whole: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +135,10 @@ class WasStitched:
 
 @dataclass(frozen=True, slots=True)
 class WasWritten:
-    """Regions are stored."""
+    """Regions are stored; the Labels of `published` are visible with them."""
 
     regions: tuple[Region, ...]
+    published: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Schedule: what to do next, as a pure state machine. Events go in, Instructions come out.
 
-    Read ─> Predict ─┬─> (labels) ──────────────┬─> Write ─> Publish ─> Close
-                     └─> (sums) ──> Stitch ─────┘
+    Read ─> Predict ─┬─> (labels) ──────────────┬─> Write ──> Publish ─┬─> Close
+                     └─> (sums) ──> Stitch ─────┘     └─> (published) ──┘
 
 It touches no network, clock or array. The driver carries the Instructions out and reports
 back. Work in flight is bounded by a window of Steps for each Replica and by bytes; a Chain
@@ -45,6 +45,7 @@ from unet_batch.planning.messages import (
 from unet_batch.planning.plan import BlockKey, Chain, Step, VolumePlan
 from unet_batch.planning.staff import Staff
 from unet_batch.planning.underway import ChainState, ChainsUnderWay, VolumeUnderWay
+from unet_batch.tiling.box import Box
 
 PIPELINE_DEPTH = 2  # calls a Replica has waiting, so that it never idles between two
 
@@ -163,12 +164,13 @@ class Schedule:
                 self._stitching -= 1
                 if volume := self._volumes.get(volume_id):
                     yield from self._write(volume.landing.land_labels(cell.box))
-            case WasWritten(regions):
-                yield from self._publish(self._note_written(regions))
+            case WasWritten(regions, published):
+                whole = self._note_written(regions)
+                yield from self._finish(published)
+                yield from self._publish([one for one in whole if one not in published])
             case WasPublished(volume_ids):
                 self._publishing -= len(volume_ids)
-                for volume_id in volume_ids:
-                    yield from self._close(Close(volume_id, "done"))
+                yield from self._finish(volume_ids)
             case _:
                 yield from self._react_to_trouble(event)
 
@@ -373,7 +375,18 @@ class Schedule:
         if ready:
             self._writing += len(ready)
             self._unwritten_voxels += sum(region.box.num_voxels for region in ready)
-            yield Write(tuple(ready))
+            yield Write(tuple(ready), self._whole_with(ready))
+
+    def _whole_with(self, ready: Iterable[Region]) -> tuple[str, ...]:
+        """The Volumes of which nothing else is left to be written."""
+        boxes: dict[str, list[Box]] = {}
+        for region in ready:
+            boxes.setdefault(region.volume_id, []).append(region.box)
+        return tuple(
+            volume_id
+            for volume_id, regions in boxes.items()
+            if self._volumes[volume_id].landing.is_whole_with(regions)
+        )
 
     def _note_written(self, regions: tuple[Region, ...]) -> list[str]:
         self._writing -= len(regions)
@@ -389,6 +402,10 @@ class Schedule:
         if volume_ids:
             self._publishing += len(volume_ids)
             yield Publish(tuple(volume_ids))
+
+    def _finish(self, volume_ids: Iterable[str]) -> Iterator[Instruction]:
+        for volume_id in volume_ids:
+            yield from self._close(Close(volume_id, "done"))
 
     # ---- Volumes --------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from unet_batch.errors import ConflictError, NotFoundError, StoreError
+from unet_batch.errors import ConflictError, DamagedError, NotFoundError, StoreError
 from unet_batch.planning.volume_info import VolumeBrief, VolumeInfo
 from unet_batch.planning.where import Condition, columns_of, parse_where
 from unet_batch.storage import paths
@@ -169,7 +169,10 @@ class Catalog:
             )
 
     def refresh_labels(self, ids: Iterable[str]) -> None:
-        """Note which Labels these Volumes have now; for the end of a Job that published some."""
+        """Note which Labels these Volumes have now; for the end of a Job that published some.
+
+        Rows stay as they are where a Volume's index of Labels is damaged: publishing tells of it.
+        """
         if wanted := sorted(set(ids)):
             with ThreadPoolExecutor(_NUM_THREADS) as pool:
                 rows = list(pool.map(self._with_labels, self.rows(wanted)))
@@ -242,7 +245,9 @@ class Catalog:
         self._remove({part.path for part in parts} - {kept})
 
     def _with_labels(self, row: VolumeInfo) -> VolumeInfo:
-        return replace(row, labels=tuple(read_labels_names(self._store, row.id)))
+        with suppress(DamagedError):
+            return replace(row, labels=tuple(read_labels_names(self._store, row.id)))
+        return row
 
     def _read_volume(self, volume_id: str) -> VolumeInfo | str | None:
         """The row of a Volume; what is damaged of it; None where nothing is published yet."""

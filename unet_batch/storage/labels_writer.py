@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_batch.errors import ConflictError, NotFoundError, SpecError
+from unet_batch.errors import ConflictError, DamagedError, NotFoundError, SpecError
 from unet_batch.planning.volume_info import Json, LabelClass, VolumeInfo
 from unet_batch.storage import ome_zarr, paths
 from unet_batch.storage.encoding import Encoding
@@ -204,11 +204,14 @@ class LabelsWriter:
             )
 
     def published_key(self) -> str | None:
-        """The key of the generation that readers see now; None where there is none."""
+        """The key of the generation that readers see now; None where there is none.
+
+        A document that a power cut left empty shows nothing either: it is written anew.
+        """
         path = paths.document(self._labels_path)
         try:
             document = ome_zarr.read_document(self._store.get(path), path)
-        except NotFoundError:
+        except (NotFoundError, DamagedError):
             return None
         return str(ome_zarr.own_attributes(document, path).get("key"))
 

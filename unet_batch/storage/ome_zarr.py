@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from unet_batch.errors import SpecError, StoreError
+from unet_batch.errors import DamagedError, SpecError, StoreError
 from unet_batch.formats.scan import Affine
 from unet_batch.planning.volume_info import Json, LabelClass, VolumeInfo
 from unet_batch.storage.encoding import Encoding
@@ -38,13 +38,13 @@ def to_bytes(document: Mapping[str, Json]) -> bytes:
 
 
 def read_document(content: bytes, where: str) -> dict[str, Any]:
-    """The JSON object in `content`. Raises StoreError that names `where` it came from."""
+    """The JSON object in `content`. Raises DamagedError that names `where` it came from."""
     try:
         document = json.loads(content)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise StoreError(f"{where} is damaged: {error}; restore it or ingest again") from error
+        raise DamagedError(f"{where} is damaged: {error}; restore it or ingest again") from error
     if not isinstance(document, dict):
-        raise StoreError(f"{where}: expected a JSON object, got {type(document).__name__}")
+        raise DamagedError(f"{where}: expected a JSON object, got {type(document).__name__}")
     return document
 
 
