@@ -22,10 +22,10 @@ from unet_batch.formats.dicom_file import Place, is_remote, load, translated
 from unet_batch.formats.dicom_frames import Slice, read_slices
 from unet_batch.formats.dicom_plain import peek
 from unet_batch.formats.geometry import check_affine, reverse_index_order, swap_ras_lps
-from unet_batch.formats.remote import each
 from unet_batch.formats.scan import Scan
 from unet_batch.formats.slices import stack_affine, tilt_degrees
 from unet_batch.formats.tilt import straighten
+from unet_batch.side_by_side import each
 
 _SORTING_TAGS = (
     "SeriesInstanceUID", "SeriesNumber", "SOPClassUID", "Rows", "Columns",

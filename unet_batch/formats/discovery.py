@@ -33,11 +33,12 @@ from unet_batch.formats.kinds import FILE_SUFFIXES, Kind, kind_of, stem_of
 from unet_batch.formats.labels import MaskRules
 from unet_batch.formats.masks import read_masks
 from unet_batch.formats.readers import ReadOptions, read_channels, read_image, read_stack
-from unet_batch.formats.remote import AnyPath, Locate, RemotePath, below, each, on_disk
+from unet_batch.formats.remote import AnyPath, Locate, RemotePath, below, on_disk
 from unet_batch.formats.scan import Mask, Scan
 from unet_batch.formats.truth import MaskOwner, find_mask, mask_folders
 from unet_batch.formats.walk import Walk
 from unet_batch.formats.zips import ZipMember, list_zip
+from unet_batch.side_by_side import each
 
 _MAX_NAME_LENGTH = 128
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")

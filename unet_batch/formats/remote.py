@@ -11,26 +11,21 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from typing_extensions import Buffer, override
+
+from unet_batch.side_by_side import each
 
 HEAD_BYTES = 2**14
 """What is fetched first of an object: it holds what tells DICOM series apart."""
 
 MAX_AHEAD_BYTES = 2**22
 """What is fetched at once of an object that is read on and on; grows to this from HEAD_BYTES."""
-
-NUM_THREADS = 32
-"""Requests in flight: a bucket answers each in 10 to 50 ms, and many at once."""
-
-Given = TypeVar("Given")
-Result = TypeVar("Result")
 
 
 class RemoteFacts(NamedTuple):
@@ -228,17 +223,6 @@ def below(path: AnyPath, root: AnyPath) -> PurePosixPath | None:
 def on_disk(place: str) -> AnyPath:
     """The absolute path of a place on disk."""
     return Path(place).expanduser().resolve()
-
-
-def each(
-    work: Callable[[Given], Result], items: Iterable[Given], *, at_once: bool = True
-) -> list[Result]:
-    """`work` done on each of `items`, in order; many `at_once` where that means to wait."""
-    items = list(items)
-    if not at_once or len(items) < 2:
-        return [work(item) for item in items]
-    with ThreadPoolExecutor(min(NUM_THREADS, len(items))) as pool:
-        return list(pool.map(work, items))
 
 
 def _matches(folder: RemotePath, parts: Sequence[str]) -> Iterator[RemotePath]:

@@ -26,7 +26,8 @@ from ray.util.dask import ray_dask_get
 
 from unet_batch.errors import UnetBatchError
 from unet_batch.inference.references import ArrayRef
-from unet_batch.storage.stores import limit_zarr_threads
+from unet_batch.side_by_side import each
+from unet_batch.storage.stores import is_far, limit_zarr_threads
 from unet_batch.storage.volume import Volume
 from unet_batch.tiling.box import Box, Index
 
@@ -95,12 +96,13 @@ def read_pack(work: Sequence[tuple[Volume, Box]]) -> list[PieceRef]:
 
 def _read_each(work: Sequence[tuple[Volume, Box]]) -> list[NDArray[Any] | str]:
     limit_zarr_threads()
-    return [_read(volume, _with_channels(volume, box)) for volume, box in work]
+    return each(_read, work, at_once=any(is_far(volume.stored.url) for volume, _ in work))
 
 
-def _read(volume: Volume, box: Box) -> NDArray[Any] | str:
+def _read(one: tuple[Volume, Box]) -> NDArray[Any] | str:
+    volume, box = one
     try:
-        return volume.stored[box.slices]
+        return volume.stored[_with_channels(volume, box).slices]
     except UnetBatchError as error:
         return str(error)
 

@@ -18,14 +18,14 @@ from unet_batch.inference.postprocessing import postprocess
 from unet_batch.inference.reading import IO_CPUS, IO_WORKERS, PieceRef, read_pack, read_pieces
 from unet_batch.inference.references import ArrayRef, Ref
 from unet_batch.inference.stitching import prepare_stitcher, stitch
-from unet_batch.inference.writing import LabelRef, Publication, publish, write_regions
+from unet_batch.inference.writing import Publication, RegionWork, publish, write_regions
 from unet_batch.planning.specs.postprocess import PostprocessStep
 from unet_batch.storage.labels_set import LabelsSet
 from unet_batch.storage.volume import Volume
 from unet_batch.tiling.box import Box
 
 ReadWork = Sequence[tuple[Volume, Box]]
-WriteWork = Sequence[tuple[LabelsSet, Box, Sequence[LabelRef]]]
+WriteWork = Sequence[RegionWork]
 MendWork = Sequence[tuple[LabelsSet, tuple[PostprocessStep, ...]]]
 PublishWork = Sequence[Publication]
 

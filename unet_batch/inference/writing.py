@@ -6,8 +6,9 @@ module knows no torch: its workers must be ready in a moment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -17,13 +18,21 @@ from numpy.typing import NDArray
 
 from unet_batch.errors import UnetBatchError
 from unet_batch.inference.reading import IO_CPUS
-from unet_batch.inference.references import ArrayRef, fetch
+from unet_batch.inference.references import ArrayRef, Ref, fetch
 from unet_batch.planning.volume_info import Json
+from unet_batch.side_by_side import each
 from unet_batch.storage.labels_set import LabelsSet
+from unet_batch.storage.stores import is_far
 from unet_batch.tiling.box import Box
+
+ROOM_BYTES = 2**27
+"""Of labels that one task encodes side by side."""
 
 LabelRef = tuple[Box, ArrayRef]
 """A cell and where its planes (p, z, y, x) of labels, and of probabilities, are."""
+
+RegionWork = tuple[LabelsSet, Box, Sequence[LabelRef]]
+"""A region to be stored, and the cells that fill it."""
 
 Publication = tuple[LabelsSet, dict[str, Json]]
 """Labels whose regions are all written, and their provenance."""
@@ -43,24 +52,22 @@ class Done:
 
 
 @ray.remote(num_cpus=IO_CPUS, max_retries=3)
-def write_regions(
-    work: Sequence[tuple[LabelsSet, Box, Sequence[LabelRef]]], whole: Sequence[Publication]
-) -> Done:
+def write_regions(work: Sequence[RegionWork], whole: Sequence[Publication]) -> Done:
     """Put the cells of each region together and store it, whole; then publish what is `whole`.
 
     Small Volumes, each of one region, thus take one task for a pack of them.
     """
-    started, num_bytes = perf_counter(), 0
-    failures: dict[str, str] = {}
+    started = perf_counter()
     values = fetch(array for _, _, cells in work for _, array in cells)
-    for labels, region, cells in work:
-        try:
-            found = [(box, array.of(values[array.ref])) for box, array in cells]
-            num_bytes += labels.write(region, _assemble(labels, region, found))
-        except (UnetBatchError, OSError) as error:
-            failures[labels.volume_id] = f"writing Labels {labels.name!r} failed: {error}"
+    results = each(partial(_write, values=values), work, at_once=_most_at_once(work))
+    failures = {
+        labels.volume_id: result
+        for (labels, _, _), result in zip(work, results, strict=True)
+        if isinstance(result, str)
+    }
+    num_bytes = sum(result for result in results if isinstance(result, int))
     written = perf_counter()
-    failures |= _publish_each(one for one in whole if one[0].volume_id not in failures)
+    failures |= _publish_each([one for one in whole if one[0].volume_id not in failures])
     return Done(written - started, num_bytes, failures, perf_counter() - written)
 
 
@@ -72,16 +79,46 @@ def publish(work: Sequence[Publication]) -> Done:
     return Done(0.0, 0, failures, perf_counter() - started)
 
 
-def _publish_each(work: Iterable[Publication]) -> dict[str, str]:
+def _write(one: RegionWork, values: Mapping[Ref, Any]) -> int | str:
+    """The bytes that were stored, or why none could be."""
+    labels, region, cells = one
+    try:
+        found = [(box, array.of(values[array.ref])) for box, array in cells]
+        return labels.write(region, _assemble(labels, region, found))
+    except (UnetBatchError, OSError) as error:
+        return f"writing Labels {labels.name!r} failed: {error}"
+
+
+def _most_at_once(work: Sequence[RegionWork]) -> int:
+    """Regions that may be on their way to a store far away, being copied and encoded there."""
+    if not any(is_far(labels.archive_url) for labels, _, _ in work):
+        return 1
+    largest = max(
+        region.num_voxels * labels.num_planes * np.dtype(labels.dtype).itemsize
+        for labels, region, _ in work
+    )
+    return max(1, ROOM_BYTES // largest)
+
+
+def _publish_each(work: Sequence[Publication]) -> dict[str, str]:
     """Why it failed, for each Volume whose Labels could not be published."""
-    failures: dict[str, str] = {}
-    for labels, provenance in work:
-        try:
-            labels.prepare()
-            labels.publish(provenance)
-        except (UnetBatchError, OSError) as error:
-            failures[labels.volume_id] = f"publishing Labels {labels.name!r} failed: {error}"
-    return failures
+    reasons = each(_publish, work, at_once=any(is_far(one.archive_url) for one, _ in work))
+    return {
+        labels.volume_id: reason
+        for (labels, _), reason in zip(work, reasons, strict=True)
+        if reason
+    }
+
+
+def _publish(one: Publication) -> str:
+    """Why it failed; nothing where it did not."""
+    labels, provenance = one
+    try:
+        labels.prepare()
+        labels.publish(provenance)
+    except (UnetBatchError, OSError) as error:
+        return f"publishing Labels {labels.name!r} failed: {error}"
+    return ""
 
 
 def _assemble(

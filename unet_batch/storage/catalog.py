@@ -14,7 +14,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -31,6 +30,7 @@ from numpy.typing import NDArray
 from unet_batch.errors import ConflictError, DamagedError, NotFoundError, StoreError
 from unet_batch.planning.volume_info import VolumeBrief, VolumeInfo
 from unet_batch.planning.where import Condition, columns_of, parse_where
+from unet_batch.side_by_side import each
 from unet_batch.storage import paths
 from unet_batch.storage.filtering import glob_matches, matches
 from unet_batch.storage.object_store import ObjectStore
@@ -46,7 +46,6 @@ MAX_PART_ROWS = 100_000
 
 _ROW_GROUP = 10_000
 _REBUILD_BATCH = 10_000
-_NUM_THREADS = 8
 
 _SCHEMA = pa.schema(
     [
@@ -153,13 +152,12 @@ class Catalog:
         ids = iter(self._store.list_folders(paths.VOLUMES))
         damaged: list[str] = []
         kept: set[str] = set()
-        with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            while batch := list(islice(ids, _REBUILD_BATCH)):
-                found = list(pool.map(self._read_volume, batch))
-                damaged += [one for one in found if isinstance(one, str)]
-                rows = [one for one in found if isinstance(one, VolumeInfo)]
-                if rows:
-                    kept.add(self._write_part(_to_table(rows)))
+        while batch := list(islice(ids, _REBUILD_BATCH)):
+            found = each(self._read_volume, batch)
+            damaged += [one for one in found if isinstance(one, str)]
+            rows = [one for one in found if isinstance(one, VolumeInfo)]
+            if rows:
+                kept.add(self._write_part(_to_table(rows)))
         self._remove(old - kept)
         self.append(self.with_duplicates_noted(self._rows_of_equal_content()))
         self.compact()
@@ -174,9 +172,7 @@ class Catalog:
         Rows stay as they are where a Volume's index of Labels is damaged: publishing tells of it.
         """
         if wanted := sorted(set(ids)):
-            with ThreadPoolExecutor(_NUM_THREADS) as pool:
-                rows = list(pool.map(self._with_labels, self.rows(wanted)))
-            self.append(rows)
+            self.append(each(self._with_labels, self.rows(wanted)))
 
     def with_duplicates_noted(self, rows: Sequence[VolumeInfo]) -> list[VolumeInfo]:
         """Those of `rows` whose content another Volume has too, with a warning that names it.

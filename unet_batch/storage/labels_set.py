@@ -41,6 +41,11 @@ class LabelsSet:
         return self.writers[0].volume_id
 
     @property
+    def archive_url(self) -> str:
+        """Address of the Archive that they are written to."""
+        return self.writers[0].archive_url
+
+    @property
     def dtype(self) -> str:
         """`uint8` or `uint16`."""
         return self.writers[0].dtype

@@ -14,7 +14,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from unet_batch.errors import ConflictError, NotFoundError, StoreError
+from unet_batch.side_by_side import each
 from unet_batch.storage.object_store import ObjectStore
 
 FAN = 64
@@ -113,8 +113,7 @@ class LedgerParts:
     def _rows(self, columns: Set[str], parts: Iterable[Part]) -> pa.Table:
         """All rows, in the order in which they were written."""
         wanted = [name for name in SCHEMA.names if name in columns]
-        with ThreadPoolExecutor(MAX_READERS) as pool:
-            tables = list(pool.map(lambda part: self._read(part, wanted), parts))
+        tables = each(lambda part: self._read(part, wanted), parts, at_once=MAX_READERS)
         schema = pa.schema([SCHEMA.field(name) for name in wanted])
         return pa.concat_tables([schema.empty_table(), *tables])
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -39,6 +38,7 @@ from unet_batch.planning.model_versions import (
     version_before,
 )
 from unet_batch.planning.specs.base import SpecModel
+from unet_batch.side_by_side import each
 from unet_batch.storage import ome_zarr, paths
 from unet_batch.storage.object_store import ObjectStore
 from unet_batch.storage.stores import open_store
@@ -47,7 +47,6 @@ from unet_batch.storage.who import Note
 FORMAT = "unet-batch registry"
 FORMAT_VERSION = 1
 DOCUMENT = "registry.json"
-NUM_READERS = 16  # threads that read small documents from a store that is far away
 
 AnyRecord = TypeVar("AnyRecord", bound=SpecModel)
 
@@ -132,8 +131,7 @@ class Registry:
 
     def versions(self, name: str) -> list[ModelVersion]:
         """All versions of a model, oldest first; none where there is no such model."""
-        with ThreadPoolExecutor(NUM_READERS) as pool:
-            return list(pool.map(lambda number: self._version(name, number), self._numbers(name)))
+        return each(lambda number: self._version(name, number), self._numbers(name))
 
     def data(self, version: ModelVersion) -> DataUse:
         """The Volumes that `version` learnt from, and those held back from it.

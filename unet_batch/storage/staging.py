@@ -29,8 +29,9 @@ from unet_batch.formats.dicom_file import Place
 from unet_batch.formats.discovery import ScanSource
 from unet_batch.formats.itk import MAX_HEADER, data_file_name
 from unet_batch.formats.kinds import kind_of
-from unet_batch.formats.remote import RemotePath, below, each
+from unet_batch.formats.remote import RemotePath, below
 from unet_batch.formats.zips import ZipMember, spans_of
+from unet_batch.side_by_side import each
 
 _PREFIX, _UNFINISHED = "unet-batch-staging-", "unet-batch-new-"
 _PIECE_BYTES = 2**23

@@ -51,6 +51,11 @@ def open_store(url: str | Path) -> ObjectStore:
     return open_bucket(url) if "://" in url else open_folder(url)
 
 
+def is_far(url: str | Path) -> bool:
+    """Whether each answer of the store at `url` is waited for: a bucket, not this machine."""
+    return str(url).partition("://")[0] in REMOTE_SCHEMES
+
+
 def limit_zarr_threads(num_threads: int = 1) -> None:
     """Let zarr-python use `num_threads` threads in this process.
 

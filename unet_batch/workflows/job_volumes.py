@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
@@ -15,13 +14,12 @@ from unet_batch.errors import UnetBatchError
 from unet_batch.planning.partition import partition_of
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.volume_info import VolumeBrief, VolumeInfo
+from unet_batch.side_by_side import each
 from unet_batch.storage.archive import Archive
 from unet_batch.storage.catalog import BRIEF_COLUMNS, briefs_in
 
 MAX_AT_ONCE = 10_000
 """Volumes whose whole descriptions are held for the length of a Job: 100 MB."""
-
-_NUM_THREADS = 16
 
 
 class JobVolumes:
@@ -74,8 +72,7 @@ class JobVolumes:
 
         Its voxels cannot be read either, then; and that quarantines it, with the reason.
         """
-        with ThreadPoolExecutor(_NUM_THREADS) as pool:
-            return list(pool.map(self._info, ids))
+        return each(self._info, ids)
 
     def _info(self, volume_id: str) -> VolumeInfo:
         try:

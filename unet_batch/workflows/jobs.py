@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from unet_batch.monitoring.tally import Progress
 from unet_batch.planning.control import Wanted
 from unet_batch.planning.specs.base import SpecModel
 from unet_batch.planning.specs.kinds import KINDS
+from unet_batch.side_by_side import each
 from unet_batch.storage.archive import open_archive
 from unet_batch.storage.job_folder import (
     JobFolder,
@@ -119,9 +119,8 @@ def open_job(text: str, archive: str | None) -> JobFolder:
 def all_jobs(archive: str) -> list[JobView]:
     """The Jobs of an Archive, the one heard of last first. Raises NotFoundError, StoreError."""
     store = _store_of(archive)
-    with ThreadPoolExecutor(16) as pool:
-        views = pool.map(lambda one: _view_or_none(JobFolder(store, one)), list_jobs(store))
-        known = [one for one in views if one is not None]
+    views = each(lambda one: _view_or_none(JobFolder(store, one)), list_jobs(store))
+    known = [one for one in views if one is not None]
     never = float("inf")
     return sorted(known, key=lambda one: never if one.heard_s is None else one.heard_s)
 

@@ -7,7 +7,6 @@ what it is about, so that its training goes on from its checkpoint instead of fr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import ValidationError
 
@@ -22,11 +21,10 @@ from unet_batch.planning.retraining import (
 )
 from unet_batch.planning.specs.retrain import RetrainSpec
 from unet_batch.planning.volume_info import VolumeInfo
+from unet_batch.side_by_side import each
 from unet_batch.storage.archive import Archive
 from unet_batch.storage.registry import Registry
 from unet_batch.storage.volume import Labels, Volume
-
-NUM_READERS = 16  # threads that look up the Labels of Volumes: small reads that wait for a store
 
 
 def collect(archive: Archive, spec: RetrainSpec) -> list[UsedVolume]:
@@ -51,8 +49,7 @@ def collect(archive: Archive, spec: RetrainSpec) -> list[UsedVolume]:
 
 def labels_of(archive: Archive, infos: Sequence[VolumeInfo], name: str) -> list[Labels | None]:
     """The published Labels `name` of each Volume; None where it has none."""
-    with ThreadPoolExecutor(NUM_READERS) as pool:
-        return list(pool.map(lambda info: Volume(archive.url, info).labels.get(name), infos))
+    return each(lambda info: Volume(archive.url, info).labels.get(name), infos)
 
 
 def begin_round(

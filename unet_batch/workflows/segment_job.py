@@ -25,9 +25,11 @@ from unet_batch.planning.specs.grid import GridSpec
 from unet_batch.planning.specs.kinds import job_id
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.volume_info import Json, LabelClass, VolumeBrief, VolumeInfo
+from unet_batch.side_by_side import each
 from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.storage.labels_set import BACKGROUND, LabelsSet, overlapping_names
 from unet_batch.storage.labels_writer import LabelsWriter
+from unet_batch.storage.stores import is_far
 from unet_batch.workflows.job_volumes import JobVolumes
 from unet_batch.workflows.model_references import ResolvedModel, resolve_models
 
@@ -133,7 +135,8 @@ class SegmentJob:
         Of very many Volumes the Job's Ledger is believed, rather than each looked at.
         """
         if not self.volumes.are_many:
-            return {info.id for info in self.infos if self.is_published(info)}
+            done = each(self.is_published, self.infos, at_once=is_far(self.archive.url))
+            return {info.id for info, is_done in zip(self.infos, done, strict=True) if is_done}
         told = self.archive.ledger(self.id).done_keys()
         hashes = self.volumes.content_hashes() if told else ()
         return {one for one, content in hashes if told.get(one) == self.key_of(content)}
