@@ -21,9 +21,11 @@ from unet_batch.formats.scan import Scan
 from unet_batch.inference.cluster import ray_running
 from unet_batch.models.bundle import BundleConfig, save_bundle
 from unet_batch.monitoring.events import Event, StageTimed
+from unet_batch.planning.specs.evaluate import EvaluateSpec
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import open_archive
+from unet_batch.workflows.evaluate import evaluate
 from unet_batch.workflows.segment import segment
 
 LATENCY_S, SHAPE = 0.02, (40, 40, 40)
@@ -83,6 +85,19 @@ def main() -> None:
                     f"{run}: {num_volumes} volumes, {seconds:.1f} s, {num_volumes / seconds:.1f}/s,"
                     f" done {summary.done}, tasks' ms {dict(stages)}"
                 )
+            started = perf_counter()
+            evaluate(
+                EvaluateSpec.model_validate(
+                    {
+                        "archive": spec.archive,
+                        "labels": "bench",
+                        "truth": "bench",
+                        "metrics": ["dice"],
+                    }
+                )
+            )
+            seconds = perf_counter() - started
+            print(f"evaluate: {seconds:.1f} s, {num_volumes / seconds:.1f}/s")
 
 
 if __name__ == "__main__":

@@ -84,7 +84,9 @@ class FakeCluster:
     ) -> None:
         self.plan, self.random = plan, random.Random(seed)
         self.loss_rate, self.losses_left = loss_rate, 2
-        self.schedule = Schedule(plan.chains(), plan.volumes, window=2, max_attempts=99)
+        self.schedule = Schedule(
+            plan.chains(), plan.volumes, window=2, max_attempts=99, num_writers=2
+        )
         self.kill_rate, self.kills_left = kill_rate, max_kills
         self.todo: list[Instruction] = []
         self.slabs: dict[str, dict[tuple[str, int], int]] = {}
@@ -424,6 +426,26 @@ def test_small_volumes_are_published_by_those_who_write_them() -> None:
         Close("v02", "done"),
         Publish(("v01",)),  # who wrote it did not
     ]
+
+
+def test_what_comes_last_is_shared_out_among_the_writers() -> None:
+    plan = plan_of([(8, 8, 8)] * 60)
+    schedule = Schedule(plan.chains(), plan.volumes, window=2, max_attempts=3, num_writers=2)
+    todo, written = schedule.start(num_replicas=1), []
+    todo += schedule.handle(ReplicaReady("r"))
+    while todo:
+        match todo.pop(0):
+            case Read(key):
+                todo += schedule.handle(WasRead(key))
+            case Predict(key, _, replica, _):
+                todo += schedule.handle(WasPredicted(key, replica))
+            case Write(regions, whole):
+                written.append(len(regions))
+                assert whole == tuple(region.volume_id for region in regions)
+                todo += schedule.handle(WasWritten(regions, whole))
+    assert [len(step) for (step,) in plan.chains()] == [16, 16, 16, 12]
+    assert written == [16, 16, 16, 8, 4]
+    assert schedule.is_finished
 
 
 def test_slow_stores_hold_new_volumes_back() -> None:

@@ -47,6 +47,7 @@ from unet_batch.planning.staff import Staff
 from unet_batch.planning.underway import ChainState, ChainsUnderWay, VolumeUnderWay
 from unet_batch.tiling.box import Box
 
+LEAST_SHARE = 8  # regions that are worth a writer of their own
 PIPELINE_DEPTH = 2  # calls a Replica has waiting, so that it never idles between two
 
 
@@ -62,6 +63,7 @@ class Schedule:
         often its result may go with a machine, before its Volume is quarantined.
     max_unwritten_voxels: labels that may wait to be stored before no new Chain is begun.
     least_replicas: Replicas that are kept although no work will come for them; None: all.
+    num_writers: who write beside a Replica; what comes last is shared out among them.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Schedule:
         max_attempts: int,
         max_unwritten_voxels: int = 2**30,
         least_replicas: int | None = None,
+        num_writers: int = 1,
     ) -> None:
         self._upcoming, self._plans = chains, volumes
         self._window, self._max_attempts = window, max_attempts
@@ -81,7 +84,7 @@ class Schedule:
         self._volumes: dict[str, VolumeUnderWay] = {}
         self._closed: set[str] = set()
         self._staff = Staff(least_replicas)
-        self._max_unwritten_voxels = max_unwritten_voxels
+        self._max_unwritten_voxels, self._num_writers = max_unwritten_voxels, num_writers
         self._stitching = self._writing = self._publishing = self._unwritten_voxels = 0
 
     @property
@@ -372,10 +375,16 @@ class Schedule:
         yield from self._write(ready)
 
     def _write(self, ready: list[Region]) -> Iterator[Instruction]:
-        if ready:
-            self._writing += len(ready)
-            self._unwritten_voxels += sum(region.box.num_voxels for region in ready)
-            yield Write(tuple(ready), self._whole_with(ready))
+        for regions in self._shares(ready):
+            self._writing += len(regions)
+            self._unwritten_voxels += sum(region.box.num_voxels for region in regions)
+            yield Write(tuple(regions), self._whole_with(regions))
+
+    def _shares(self, ready: list[Region]) -> Iterator[list[Region]]:
+        """All in one; of the last Steps' regions, for which others wait, one for each writer."""
+        has_more = not self._is_drained or self._chains.num_reading or self._chains.num_read
+        size = len(ready) if has_more else max(LEAST_SHARE, -(-len(ready) // self._num_writers))
+        yield from (ready[k : k + size] for k in range(0, len(ready), max(1, size)))
 
     def _whole_with(self, ready: Iterable[Region]) -> tuple[str, ...]:
         """The Volumes of which nothing else is left to be written."""

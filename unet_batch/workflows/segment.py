@@ -12,6 +12,7 @@ from unet_batch.inference.choosing import EngineChoice
 from unet_batch.inference.driver import Driver
 from unet_batch.inference.outcome import Outcome
 from unet_batch.inference.pool import ReplicaPool, ReplicaSize
+from unet_batch.inference.reading import IO_WORKERS
 from unet_batch.models.bundle import Bundle
 from unet_batch.monitoring.events import (
     Event,
@@ -185,6 +186,7 @@ def run_plan(
                 max_attempts=resources.max_attempts,
                 max_unwritten_voxels=MAX_UNWRITTEN_BYTES // job.head.num_planes,
                 least_replicas=pool.size.least,
+                num_writers=IO_WORKERS,
             ),
             pool,
             volumes=lambda volume_id: Volume(job.archive.url, plan.volumes[volume_id].info),
