@@ -1,13 +1,16 @@
-"""Metrics around a command: where they are served, and for how long."""
+"""Around a command: where metrics are served and for how long, and what stdout is for."""
 
 from __future__ import annotations
 
+import json
 import socket
+import sys
 import urllib.request
 
 import pytest
 
-from unet_batch.cli.running import metrics_served
+from unet_batch.cli.printing import print_json
+from unet_batch.cli.running import job_running, metrics_served
 from unet_batch.errors import SpecError
 from unet_batch.monitoring.events import JobStarted, ignore
 from unet_batch.monitoring.progress import JobConsole
@@ -66,3 +69,16 @@ def test_a_port_that_is_no_number_is_refused_by_name(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("UNET_BATCH_METRICS_PORT", "driver")
     with pytest.raises(SpecError, match=r"UNET_BATCH_METRICS_PORT='driver' .* expected a port"):
         metrics_served(console()).__enter__()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_what_others_print_while_a_job_runs_is_no_part_of_its_result(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with job_running(quiet=True):
+        sys.stdout.write("(raylet) WARNING: 8 PYTHON worker processes\n")  # as Ray does
+    print_json({"done": 1})
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"done": 1}
+    assert "worker processes" in captured.err

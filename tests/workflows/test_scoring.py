@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from unet_batch.storage.layout import Layout
 from unet_batch.storage.volume import Labels
 from unet_batch.tiling.box import Box
 from unet_batch.workflows.pairs import LabelsPair
-from unet_batch.workflows.scoring import score_pair, score_pairs, select_pairs
+from unet_batch.workflows.scoring import score_pair, score_pairs, select_pairs, together
 
 SHAPE = (6, 10, 12)
 AFFINE = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 1]], dtype=np.float64)
@@ -71,6 +72,72 @@ def test_on_ray_shards_add_up_and_a_damaged_volume_does_not_stop_the_others(
     assert score.dice == pytest.approx(2 * 3 / 7)
     assert score.true_ml == pytest.approx(360 * 2 / 1000)
     assert scored["both"] == replace(score_pair(pair_named(pairs, "both")), seconds=ANY)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> list[LabelsPair]:
+    """Twenty Volumes of one Shard; the mask of the k-th is k % 3 slices too deep."""
+    archive = open_archive(tmp_path / "small", create=True)
+    for number in range(20):
+        scan = Scan(f"v{number:02}", np.zeros((1, *SHAPE), np.int16), AFFINE, ("image",), "MR")
+        archive.write_scan(scan, source={})
+        for label, depth in (("net", 3 + number % 3), ("truth", 3)):
+            mask = Mask(organ(depth=depth), AFFINE, (ORGAN,))
+            archive[scan.name].write_labels(label, mask, provenance={"by": "test"})
+    return list(select_pairs(archive, ["*"], labels="net", truth="truth").pairs)
+
+
+def test_small_volumes_share_tasks_and_large_ones_do_not(
+    archive: Archive, small: list[LabelsPair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (large,) = select_pairs(archive, ["both"], labels="net", truth="truth").pairs
+    groups = list(together([*small[:3], large, *small[3:]]))
+    assert [len(group) for group in groups] == [1, 16, 4]
+    assert groups[0] == (large,)
+    assert [pair for group in groups[1:] for pair in group] == small
+    monkeypatch.setattr("unet_batch.workflows.scoring.MOST_VOXELS", 5 * small[0].info.num_voxels)
+    assert [len(group) for group in together(small)] == [5, 5, 5, 5]
+    assert list(together([])) == []
+
+
+@pytest.mark.ray
+def test_of_small_volumes_one_that_is_damaged_fails_alone(
+    small: list[LabelsPair], local_ray: None
+) -> None:
+    labels = Path(small[4].labels.archive_url) / "volumes" / "v04" / "labels" / "net"
+    shard = next(p for p in labels.rglob("*") if p.is_file() and p.name != "zarr.json")
+    shard.write_bytes(b"not zstd")
+    scored = {item.pair.info.id: item for item in score_pairs(small, window=2)}
+    assert len(scored) == 20
+    assert scored.pop("v04").reason.count("v04")
+    for number, (_, item) in enumerate(sorted(scored.items())):
+        assert item.reason == ""
+        assert item.seconds > 0
+        depth = 3 + (number + (number >= 4)) % 3
+        assert item.scores[0].dice == pytest.approx(6 / (3 + depth))
+
+
+@pytest.mark.ray
+def test_of_small_volumes_one_that_kills_its_worker_fails_alone(
+    small: list[LabelsPair], local_ray: None
+) -> None:
+    small[7] = replace(small[7], truth=Deadly(small[7].labels))  # type: ignore[arg-type]
+    scored = {item.pair.info.id: item for item in score_pairs(small[:12], window=2)}
+    assert len(scored) == 12
+    failed = {name: item.reason for name, item in scored.items() if item.reason}
+    assert list(failed) == ["v07"]
+    assert "died" in failed["v07"]
+
+
+class Deadly:
+    """Labels that take the process with them that reads them, as a fault in a decoder would."""
+
+    def __init__(self, labels: Labels) -> None:
+        self.stored = self
+        self.shape_zyx = labels.shape_zyx
+
+    def __getitem__(self, selection: object) -> None:
+        os._exit(1)
 
 
 def pair_named(pairs: Sequence[LabelsPair], name: str) -> LabelsPair:

@@ -11,9 +11,10 @@ for all of its pods:
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 
 import typer
 
@@ -42,6 +43,7 @@ def job_running(
 ) -> Iterator[Listener]:
     """Ray, and a Listener that shows the Job on stderr and, if asked, to Prometheus.
 
+    Stdout is for what comes of the Job, after it: what Ray prints meanwhile goes to stderr.
     With `job`, its kind and Spec, the Job is kept with its Archive too, where anyone may watch,
     pause and cancel it; `control` is told what they want, else the workflow is interrupted.
     Another driver of the same Job is waited for, up to `wait_s` where it is alive.
@@ -49,6 +51,7 @@ def job_running(
     console = JobConsole(stderr=True, quiet=quiet)
     try:
         with (
+            redirect_stdout(sys.stderr),
             metrics_served(console, port=metrics_port, address=metrics_address) as metrics,
             _kept(job, control, console, wait_s) as keep,
             ray_running(address),

@@ -1,8 +1,15 @@
-"""LiveScores: Dice of each Volume as soon as it is published, while the Job goes on."""
+"""LiveScores: Dice of each Volume soon after it is published, while the Job goes on.
+
+The driver only notes which Volumes are done. They are looked up and scored a few together by
+tasks, since to ask a store for each would hold up the Job's one loop.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from functools import partial
 from math import nan
+from time import monotonic
 from typing import Any
 
 import ray
@@ -13,9 +20,15 @@ from unet_batch.evaluation.measuring import Scoring
 from unet_batch.evaluation.scores import Score
 from unet_batch.inference.reading import IO_CPUS
 from unet_batch.monitoring.events import Event, Listener, Scored, VolumeFinished
-from unet_batch.storage.archive import Archive
-from unet_batch.workflows.pairs import pair_of
-from unet_batch.workflows.scoring import ScoredVolume, score_pair
+from unet_batch.side_by_side import each
+from unet_batch.storage.archive import Archive, open_archive
+from unet_batch.storage.stores import is_far
+from unet_batch.workflows.pairs import find_pair
+from unet_batch.workflows.scoring import score_pair
+
+MOST_TOGETHER = 32  # Volumes that one task scores
+FAR_AT_ONCE = 8  # of them, where a store answers late; each holds a Shard of two masks
+WAIT_S = 1.0  # for more of them, and between two looks at what has been scored
 
 _DICE = Scoring(metrics=("dice",))
 
@@ -27,28 +40,32 @@ class LiveScores:
     """
 
     def __init__(self, archive: Archive, *, labels: str, truth: str, listen: Listener) -> None:
-        self._archive, self._labels, self._truth = archive, labels, truth
-        self._listen = listen
-        self._score: Any = ray.remote(num_cpus=IO_CPUS)(score_pair)
+        self._arguments, self._listen = (archive.url, labels, truth), listen
+        self._score: Any = ray.remote(num_cpus=IO_CPUS)(score_stored)
+        self._waiting: list[str] = []
         self._pending: list[Any] = []
+        self._looked_at = monotonic()
 
     def __call__(self, event: Event) -> None:
-        """Begin to score a Volume that is done; say what earlier ones reached."""
+        """Note a Volume that is done; begin to score those noted, and say what others reached."""
         if isinstance(event, VolumeFinished) and event.outcome == "done":
-            self._begin(event.volume_id)
+            self._waiting.append(event.volume_id)
+        is_due = monotonic() - self._looked_at >= WAIT_S
+        if is_due or len(self._waiting) >= MOST_TOGETHER:
+            self._begin()
+        if is_due:
+            self._looked_at = monotonic()
             self._collect(timeout_s=0)
 
     def finish(self) -> None:
-        """Wait for the Volumes that are still being scored."""
+        """Score those that are left, and wait for all."""
+        self._begin()
         self._collect(timeout_s=None)
 
-    def _begin(self, volume_id: str) -> None:
-        volume = self._archive[volume_id]
-        try:
-            pair = pair_of(volume.info, volume.labels, self._labels, self._truth)
-        except UnetBatchError:
-            return  # no truth, or none that fits: `evaluate` names it, the Job goes on
-        self._pending.append(self._score.remote(pair, _DICE))
+    def _begin(self) -> None:
+        if self._waiting:
+            self._pending.append(self._score.remote(self._waiting, *self._arguments))
+            self._waiting = []
 
     def _collect(self, timeout_s: float | None) -> None:
         if not self._pending:
@@ -60,9 +77,28 @@ class LiveScores:
             self._listen(Scored(score.volume_id, score.class_name, dice))
 
 
-def _scores(ref: Any) -> tuple[Score, ...]:
+def score_stored(
+    volume_ids: Sequence[str], archive_url: str, labels: str, truth: str
+) -> list[Score]:
+    """The Dice of each Volume's classes; none of one without the truth, or that fails.
+
+    `evaluate` names those: a Job goes on.
+    """
+    score = partial(_score, open_archive(archive_url), labels=labels, truth=truth)
+    found = each(score, volume_ids, at_once=FAR_AT_ONCE if is_far(archive_url) else False)
+    return [one for scores in found for one in scores]
+
+
+def _score(archive: Archive, volume_id: str, *, labels: str, truth: str) -> tuple[Score, ...]:
     try:
-        scored: ScoredVolume = ray.get(ref)
+        return score_pair(find_pair(archive, volume_id, labels, truth), _DICE).scores
+    except UnetBatchError:
+        return ()
+
+
+def _scores(ref: Any) -> Iterable[Score]:
+    try:
+        scored: list[Score] = ray.get(ref)
     except RayError:
         return ()
-    return scored.scores
+    return scored
