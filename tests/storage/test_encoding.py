@@ -9,13 +9,12 @@ import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
-from unet_batch.storage import ome_zarr
 from unet_batch.storage.encoding import Encoding
-from unet_batch.tiling.box import Box
+
+from .encoded import written
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int64", "float16", "float32", "float64")
 
@@ -24,16 +23,6 @@ def opened(objects: dict[str, bytes]) -> zarr.Array[Any]:
     """The array of these objects, as zarr-python sees it."""
     buffers = {key: cpu.Buffer.from_bytes(content) for key, content in objects.items()}
     return zarr.open_array(store=MemoryStore(buffers), mode="r", zarr_format=3)
-
-
-def written(voxels: NDArray[Any], encoding: Encoding) -> dict[str, bytes]:
-    """The objects of an array that holds `voxels`."""
-    document = ome_zarr.array_document(voxels.shape, encoding, "zyx"[-voxels.ndim :])
-    objects = {"zarr.json": ome_zarr.to_bytes(document)}
-    for region in Box.from_shape(voxels.shape).split(encoding.shard):
-        cell = (a // n for a, n in zip(region.start, encoding.shard, strict=True))
-        objects[".".join(["c", *map(str, cell)])] = encoding.encode(voxels[region.slices])
-    return objects
 
 
 @given(

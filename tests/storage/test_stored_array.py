@@ -10,12 +10,12 @@ from typing import Any
 import dask
 import numpy as np
 import pytest
-from zarr.storage import LocalStore
 
 from unet_batch.errors import NotFoundError, StoreError
 from unet_batch.formats.scan import Scan
 from unet_batch.storage import stored_array
 from unet_batch.storage.archive import Archive
+from unet_batch.storage.folder_store import FolderStore
 from unet_batch.storage.layout import Layout
 from unet_batch.storage.volume import Volume
 
@@ -46,28 +46,40 @@ def shard_file(volume: Volume, *cell: int) -> Path:
 
 
 @pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
-    """(path, whether only a range) of every read from the folder of Shards."""
-    seen: list[tuple[str, bool]] = []
-    original = LocalStore.get
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """(path, what of it was asked for) of every read from the folder of Shards."""
+    seen: list[tuple[str, str]] = []
 
-    async def spy(self: LocalStore, key: str, prototype: Any, byte_range: Any = None) -> Any:
-        if "/c." in key:
-            seen.append((key.split("/c.")[1], byte_range is not None))
-        return await original(self, key, prototype, byte_range)
+    def spy_on(name: str) -> None:
+        original = getattr(FolderStore, name)
 
-    monkeypatch.setattr(LocalStore, "get", spy)
+        def spy(store: FolderStore, path: str, *rest: Any) -> Any:
+            if "/c." in path:
+                number = f" {len(rest[0])}" if name == "get_ranges" else ""
+                seen.append((path.split("/c.")[1], name + number))
+            return original(store, path, *rest)
+
+        monkeypatch.setattr(FolderStore, name, spy)
+
+    for name in ("get", "get_tail", "get_ranges"):
+        spy_on(name)
     return seen
 
 
 def test_a_region_reads_only_the_chunks_it_meets(
-    volume: Volume, scan: Scan, reads: list[tuple[str, bool]]
+    volume: Volume, scan: Scan, reads: list[tuple[str, str]]
 ) -> None:
     region = volume.image[0, 9:11, 2:4, 1:6]
     np.testing.assert_array_equal(region.compute(), scan.voxels_czyx[0, 9:11, 2:4, 1:6])
-    assert {path for path, _ in reads} == {"0.1.0.0"}
-    assert all(is_range for _, is_range in reads)
-    assert len(reads) == 3  # the index of the Shard, then two of its eight Chunks
+    # The index of the Shard, then two of its eight Chunks at once.
+    assert reads == [("0.1.0.0", "get_tail"), ("0.1.0.0", "get_ranges 2")]
+
+
+def test_a_whole_shard_is_read_at_once(
+    volume: Volume, scan: Scan, reads: list[tuple[str, str]]
+) -> None:
+    np.testing.assert_array_equal(volume.stored[:, :, :8, 16:], scan.voxels_czyx[:, :, :8, 16:])
+    assert sorted(reads) == [(f"{c}.{z}.0.2", "get") for c in (0, 1) for z in (0, 1)]
 
 
 def test_a_region_across_shards_is_one_task_for_each(volume: Volume) -> None:
@@ -75,7 +87,7 @@ def test_a_region_across_shards_is_one_task_for_each(volume: Volume) -> None:
     assert len(optimized.__dask_keys__()) == 2
 
 
-def test_opening_reads_no_voxels(volume: Volume, reads: list[tuple[str, bool]]) -> None:
+def test_opening_reads_no_voxels(volume: Volume, reads: list[tuple[str, str]]) -> None:
     assert volume.image.shape == (2, 16, 16, 20)
     assert volume.image.dtype == np.int16
     assert volume.image.chunks[1:] == ((8, 8), (8, 8), (8, 8, 4))

@@ -61,6 +61,18 @@ def test_compare_and_swap_refuses_a_removed_object(store: ObjectStore) -> None:
     assert not store.exists("counter")
 
 
+def test_parts_of_an_object(store: ObjectStore) -> None:
+    store.put("a/b", bytes(range(100)))
+    assert store.get_tail("a/b", 3) == bytes([97, 98, 99])
+    assert store.get_tail("a/b", 1000) == bytes(range(100))
+    ranges = [(90, 100), (0, 2), (2, 5), (50, 51)]
+    assert store.get_ranges("a/b", ranges) == [bytes(range(*one)) for one in ranges]
+    assert store.get_ranges("a/b", []) == []
+    for read in (lambda: store.get_tail("a/c", 3), lambda: store.get_ranges("a/c", ranges)):
+        with pytest.raises(NotFoundError, match="a/c"):
+            read()
+
+
 def test_concurrent_updates_lose_no_change(store: ObjectStore) -> None:
     def add(letter: str) -> None:
         store.update("names", lambda old: (old or b"") + letter.encode())

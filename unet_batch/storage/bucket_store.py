@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -88,6 +88,31 @@ class BucketStore(ObjectStore):
             pages = obstore.list(self._backend, prefix or None, chunk_size=1000)
             items = [item for page in pages for item in page]
         return {str(item["path"]): _facts_of(item) for item in items}
+
+    @override
+    def get_tail(self, path: str, num_bytes: int) -> bytes:
+        options: GetOptions = {"range": {"suffix": num_bytes}}
+        with self._errors(path):
+            try:
+                return bytes(obstore.get(self._backend, path, options=options).bytes())
+            except obstore_errors.NotSupportedError:  # by Azure
+                size = obstore.head(self._backend, path)["size"]
+                start = max(0, size - num_bytes)
+                return bytes(obstore.get_range(self._backend, path, start=start, end=size))
+
+    @override
+    def get_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        if not ranges:
+            return []
+        starts, ends = zip(*ranges, strict=True)
+        with self._errors(path):
+            found = obstore.get_ranges(self._backend, path, starts=starts, ends=ends)
+            return list(map(bytes, found))
+
+    @property
+    @override
+    def is_far(self) -> bool:
+        return self.url.partition("://")[0] in REMOTE_SCHEMES
 
     def get_range(self, path: str, start: int, stop: int, version: str = "") -> bytes:
         """Bytes `[start, stop)` of the object, fewer where it ends before.

@@ -12,7 +12,9 @@ Specification: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal, get_args
 
 import google_crc32c
@@ -30,6 +32,8 @@ BLOSC_LEVEL = 5
 ZSTD_LEVEL = 3
 ABSENT = 2**64 - 1
 """Offset and length of a Chunk that holds only the fill value."""
+
+_INDEX_ENTRY_BYTES, _CHECKSUM_BYTES = 16, 4
 
 _ENDIAN: Json = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC32C: Json = {"name": "crc32c"}
@@ -50,25 +54,55 @@ class Encoding:
 
     def encode(self, voxels: NDArray[Any]) -> bytes:
         """The object of one Shard; `voxels` is clipped where the array ends within it."""
-        voxels = voxels.astype(np.dtype(self.dtype).newbyteorder("<"), copy=False)
+        voxels = voxels.astype(self.stored_dtype, copy=False)
         compressor = self._compressor()
-        if self.chunk == self.shard:
+        if not self.is_sharded:
             return _encode_chunk(_padded(voxels, self.chunk), compressor)
         return _encode_shard(voxels, self.chunk, self.shard, compressor)
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether an object holds several Chunks."""
+        return self.chunk != self.shard
+
+    @property
+    def stored_dtype(self) -> np.dtype[Any]:
+        """Type of the voxels as they are stored."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the index that a Shard ends with."""
+        return _INDEX_ENTRY_BYTES * prod(self._grid) + _CHECKSUM_BYTES
+
+    def find_chunks(self, tail: bytes, pieces: Sequence[Box]) -> list[tuple[Box, tuple[int, int]]]:
+        """Each of `pieces` whose Chunk is stored, with the first byte of it and that after it.
+
+        `tail` are the last `index_bytes` of the Shard, from whose origin pieces are counted. Raises
+        ValueError where it is damaged.
+        """
+        index = np.frombuffer(_checked(tail), "<u8")
+        if len(tail) != self.index_bytes:
+            raise ValueError(f"its index has {len(tail)} bytes, expected {self.index_bytes}")
+        index = index.reshape(*self._grid, 2)
+        found = []
+        for piece in pieces:
+            cell = tuple(a // n for a, n in zip(piece.start, self.chunk, strict=True))
+            offset, length = map(int, index[cell])
+            if offset != ABSENT:
+                found.append((piece, (offset, offset + length)))
+        return found
+
     def decode(self, content: bytes) -> NDArray[Any]:
-        """The voxels of an object that is one Chunk. Raises ValueError where it is damaged."""
-        body, checksum = memoryview(content)[:-4], content[-4:]
-        if google_crc32c.value(bytes(body)).to_bytes(4, "little") != checksum:
-            raise ValueError("its checksum (crc32c) is not that of its bytes")
-        voxels = np.empty(self.chunk, np.dtype(self.dtype).newbyteorder("<"))
-        self._compressor().decode(body, out=voxels)
+        """The voxels of one Chunk. Raises ValueError where it is damaged."""
+        voxels = np.empty(self.chunk, self.stored_dtype)
+        self._compressor().decode(_checked(content), out=voxels)
         return voxels
 
     def codecs(self) -> list[Json]:
         """The `codecs` of the array's metadata document."""
         chunk_codecs = [_ENDIAN, self._compressor_document(), _CRC32C]
-        if self.chunk == self.shard:
+        if not self.is_sharded:
             return chunk_codecs
         configuration: Json = {
             "chunk_shape": list(self.chunk),
@@ -77,6 +111,11 @@ class Encoding:
             "index_location": "end",
         }
         return [{"name": "sharding_indexed", "configuration": configuration}]
+
+    @property
+    def _grid(self) -> tuple[int, ...]:
+        """Chunks of a Shard along each axis."""
+        return tuple(s // c for s, c in zip(self.shard, self.chunk, strict=True))
 
     def _compressor(self) -> Blosc | Zstd:
         if self.compression == "zstd":
@@ -127,4 +166,16 @@ def _padded(voxels: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _with_checksum(content: bytes) -> bytes:
-    return content + int(google_crc32c.value(content)).to_bytes(4, "little")
+    return content + _checksum(content)
+
+
+def _checked(content: bytes) -> bytes:
+    """What `_with_checksum` was given. Raises ValueError where it is not what it was."""
+    body, checksum = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
+    if _checksum(body) != checksum:
+        raise ValueError("its checksum (crc32c) is not that of its bytes")
+    return body
+
+
+def _checksum(content: bytes) -> bytes:
+    return int(google_crc32c.value(content)).to_bytes(_CHECKSUM_BYTES, "little")

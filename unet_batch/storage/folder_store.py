@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -52,6 +52,19 @@ class FolderStore(ObjectStore):
         target = self._target(path)
         with _folder_errors(target), open(target, "rb") as file:  # noqa: PTH123
             return file.read()
+
+    @override
+    def get_tail(self, path: str, num_bytes: int) -> bytes:
+        target = self._target(path)
+        with _folder_errors(target), open(target, "rb", buffering=0) as file:  # noqa: PTH123
+            file.seek(max(0, file.seek(0, os.SEEK_END) - num_bytes))
+            return file.readall()
+
+    @override
+    def get_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        target = self._target(path)
+        with _folder_errors(target), open(target, "rb", buffering=0) as file:  # noqa: PTH123
+            return [os.pread(file.fileno(), stop - start, start) for start, stop in ranges]
 
     @override
     def put(self, path: str, content: bytes) -> None:

@@ -8,7 +8,7 @@ the contract that all stores pass.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from zarr.abc.store import Store
@@ -40,6 +40,23 @@ class ObjectStore(ABC):
     def get(self, path: str) -> bytes:
         """The object at `path`. Raises NotFoundError where there is none."""
         return self.get_versioned(path)[0]
+
+    @abstractmethod
+    def get_tail(self, path: str, num_bytes: int) -> bytes:
+        """The last bytes of the object, all where it has fewer. Raises NotFoundError."""
+
+    @abstractmethod
+    def get_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Bytes `[start, stop)` of the object for each range; neighbours are fetched together.
+
+        Raises NotFoundError. Where the object ends within a range the store may refuse, or return
+        fewer bytes.
+        """
+
+    @property
+    def is_far(self) -> bool:
+        """Whether each answer is waited for: a bucket, not this machine."""
+        return False
 
     @abstractmethod
     def get_versioned(self, path: str) -> tuple[bytes, str]:

@@ -21,10 +21,10 @@ from obstore.exceptions import BaseError
 from unet_batch.errors import NotFoundError, StoreError
 from unet_batch.planning.volume_info import OutsideImage
 from unet_batch.storage.complete_store import CompleteStore
+from unet_batch.storage.encoded_array import EncodedArray
 from unet_batch.storage.outside import OutsideArray
 from unet_batch.storage.paths import SHARD_PREFIX
 from unet_batch.storage.stores import open_store
-from unet_batch.storage.whole_chunks import WholeChunks
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ class StoredArray:
 
 
 @lru_cache(maxsize=256)
-def _opened(url: str, path: str) -> WholeChunks | zarr.Array[Any]:
+def _opened(url: str, path: str) -> EncodedArray | zarr.Array[Any]:
     store = open_store(url)
-    whole = WholeChunks.find(store, path)
-    if whole is not None:
-        return whole
+    ours = EncodedArray.find(store, path)
+    if ours is not None:
+        return ours
     complete = CompleteStore(store.zarr_store, _is_shard)
     return zarr.open_array(store=complete, path=path, mode="r", zarr_format=3)
 

@@ -53,7 +53,7 @@ def open_store(url: str | Path) -> ObjectStore:
 
 def is_far(url: str | Path) -> bool:
     """Whether each answer of the store at `url` is waited for: a bucket, not this machine."""
-    return str(url).partition("://")[0] in REMOTE_SCHEMES
+    return open_store(url).is_far
 
 
 def limit_zarr_threads(num_threads: int = 1) -> None:

@@ -1,0 +1,139 @@
+"""EncodedArray: an array as `Encoding` wrote it, read by the same rules.
+
+zarr-python takes a millisecond of one core to open a small array and to read it, ten times what
+decoding takes; and of a Shard it asks for one Chunk after the other, each time waiting for the
+store. Here a whole object comes at once, and of a Shard its index, then all Chunks that are wanted
+together:
+
+    get_tail   [ ... ][ ... ][ ... ][ ... ][index]
+    get_ranges        [chunk][chunk]
+
+Every array that is not quite what `Encoding` writes is for zarr-python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_batch.errors import NotFoundError, StoreError
+from unet_batch.side_by_side import each
+from unet_batch.storage import ome_zarr, paths
+from unet_batch.storage.encoding import COMPRESSIONS, Encoding
+from unet_batch.storage.object_store import ObjectStore
+from unet_batch.storage.selection import bounding_box
+from unet_batch.tiling.box import Box
+
+_AXES = "czyx"
+_MOST_AXES, _FEWEST_AXES = 4, 3
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedArray:
+    """The array at `path` of `store`, (z, y, x) or (c, z, y, x); indexing reads what it needs."""
+
+    store: ObjectStore
+    path: str
+    shape: tuple[int, ...]
+    encoding: Encoding
+
+    @classmethod
+    def find(cls, store: ObjectStore, path: str) -> Self | None:
+        """The array, where it is one of this kind; None where zarr-python is to say what it is."""
+        where = paths.document(path)
+        try:
+            document = ome_zarr.read_document(store.get(where), where)
+        except StoreError:
+            return None
+        shape = _lengths(document.get("shape"))
+        if not _FEWEST_AXES <= len(shape) <= _MOST_AXES:
+            return None
+        encoding = _encoding(document, shape)
+        return cls(store, path, shape, encoding) if encoding else None
+
+    def __getitem__(self, selection: Any) -> NDArray[Any]:
+        """The selected voxels, a copy. Raises FileNotFoundError or ValueError for an object."""
+        bounds, rest = bounding_box(selection, self.shape)
+        box = Box(tuple(one.start for one in bounds), tuple(one.stop for one in bounds))
+        voxels = np.zeros(box.shape, self.encoding.stored_dtype)
+
+        def read(part: Box) -> None:
+            self._read(part, voxels[part.relative_to(box).slices])
+
+        each(read, box.split(self.encoding.shard), at_once=self.store.is_far)
+        return np.ascontiguousarray(voxels[rest])
+
+    def _read(self, part: Box, out: NDArray[Any]) -> None:
+        """Fill `out`, zeros, with `part`, which lies in one object."""
+        shard = self.encoding.shard
+        cell = tuple(a // n for a, n in zip(part.start, shard, strict=True))
+        origin = tuple(k * n for k, n in zip(cell, shard, strict=True))
+        held = Box.from_shape(shard).shift(origin) & Box.from_shape(self.shape)
+        path = paths.shard_path(self.path, cell)
+        try:
+            if self.encoding.is_sharded:
+                self._fill(path, part.relative_to(held), held.shape, out)
+            else:
+                out[...] = self.encoding.decode(self.store.get(path))[part.relative_to(held).slices]
+        except NotFoundError as error:
+            raise FileNotFoundError(path) from error  # as zarr-python's stores do
+
+    def _fill(self, path: str, part: Box, shape: Sequence[int], out: NDArray[Any]) -> None:
+        """The same of a Shard; `part` is counted from its origin, `shape` what the array has there.
+
+        A Chunk that is absent is background.
+        """
+        chunk = self.encoding.chunk
+        pieces = list(part.split(chunk))
+        num_chunks = prod(-(-n // m) for n, m in zip(shape, chunk, strict=True))
+        index_bytes = self.encoding.index_bytes
+        whole = self.store.get(path) if len(pieces) == num_chunks else None
+        tail = self.store.get_tail(path, index_bytes) if whole is None else whole[-index_bytes:]
+        found = self.encoding.find_chunks(tail, pieces)
+        spans = [span for _, span in found]
+        if whole is None:
+            contents = self.store.get_ranges(path, spans)
+        else:
+            contents = [whole[start:stop] for start, stop in spans]
+        for (piece, _), content in zip(found, contents, strict=True):
+            first = tuple(a // n * n for a, n in zip(piece.start, chunk, strict=True))
+            inside = piece.shift(tuple(-a for a in first)).slices
+            out[piece.relative_to(part).slices] = self.encoding.decode(content)[inside]
+
+
+def _lengths(value: Any) -> tuple[int, ...]:
+    """What a document says is a shape; none where it is no list of lengths."""
+    is_one = isinstance(value, list) and all(isinstance(n, int) and n > 0 for n in value)
+    return tuple(value) if is_one else ()
+
+
+def _encoding(document: Mapping[str, Any], shape: tuple[int, ...]) -> Encoding | None:
+    """What `array_document` was made from, if it made `document`."""
+    shard, chunk = _cuts(document)
+    for compression in COMPRESSIONS:
+        encoding = Encoding(str(document.get("data_type")), chunk, shard, compression)
+        try:
+            ours = ome_zarr.array_document(shape, encoding, _AXES[-len(shape) :])
+        except TypeError:  # no dtype of NumPy's
+            return None
+        ours["attributes"] = document.get("attributes")
+        if ours == document and len(shard) == len(chunk) == len(shape):
+            return encoding
+    return None
+
+
+def _cuts(document: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of a Shard and of a Chunk as a document has them; none where it makes no sense."""
+    try:
+        shard = _lengths(document["chunk_grid"]["configuration"]["chunk_shape"])
+        codec = document["codecs"][0]
+        if codec["name"] != "sharding_indexed":
+            return shard, shard
+        return shard, _lengths(codec["configuration"]["chunk_shape"])
+    except (KeyError, IndexError, TypeError):
+        return (), ()
