@@ -9,22 +9,7 @@ import pytest
 
 from unet_batch.side_by_side import MOST_AT_ONCE, each
 
-
-class Crowd:
-    """Counts how many are inside at once."""
-
-    def __init__(self) -> None:
-        self.inside = self.most = 0
-        self._lock = threading.Lock()
-
-    def visit(self, number: int) -> int:
-        with self._lock:
-            self.inside += 1
-            self.most = max(self.most, self.inside)
-        time.sleep(0.01 * (number % 3))
-        with self._lock:
-            self.inside -= 1
-        return -number
+from .crowd import Crowd
 
 
 @pytest.mark.parametrize(
@@ -34,7 +19,13 @@ def test_results_come_in_order_and_no_more_at_once_than_asked(
     at_once: bool | int, most: int
 ) -> None:
     crowd = Crowd()
-    assert each(crowd.visit, range(100), at_once=at_once) == [-n for n in range(100)]
+
+    def visit(number: int) -> int:
+        with crowd.inside():
+            time.sleep(0.01 * (number % 3))
+        return -number
+
+    assert each(visit, range(100), at_once=at_once) == [-n for n in range(100)]
     assert crowd.most <= most
     assert (crowd.most > 1) == (most > 1)
 

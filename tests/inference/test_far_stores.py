@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +24,8 @@ from unet_batch.storage.labels_writer import LabelsWriter
 from unet_batch.storage.stores import open_store
 from unet_batch.tiling.box import Box
 
+from ..crowd import Crowd
+
 SHAPE = (6, 5, 4)
 WHOLE = Box.from_shape(SHAPE)
 NUMBER = 6
@@ -40,28 +40,24 @@ def archive(s3_bucket: str) -> Archive:
     return archive
 
 
-class Crowd:
-    """Of the requests to buckets how many were under way at once, at most."""
+@pytest.fixture
+def crowd(monkeypatch: pytest.MonkeyPatch) -> Crowd:
+    """Counts the requests to buckets that are under way at once."""
+    crowd = Crowd()
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.inside = self.most = 0
-        self._lock = threading.Lock()
-        for name in ("get_versioned", "put"):
-            monkeypatch.setattr(BucketStore, name, self._counted(getattr(BucketStore, name)))
+    def count(name: str) -> None:
+        request = getattr(BucketStore, name)
 
-    def _counted(self, request: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any) -> Any:
-            with self._lock:
-                self.inside += 1
-                self.most = max(self.most, self.inside)
-            time.sleep(0.05)  # as long as a store far away takes
-            try:
+            with crowd.inside():
+                time.sleep(0.05)  # as long as a store far away takes
                 return request(*arguments)
-            finally:
-                with self._lock:
-                    self.inside -= 1
 
-        return counted
+        monkeypatch.setattr(BucketStore, name, counted)
+
+    for name in ("get_versioned", "put"):
+        count(name)
+    return crowd
 
 
 def sets_of(archive: Archive) -> list[LabelsSet]:
@@ -73,10 +69,10 @@ def sets_of(archive: Archive) -> list[LabelsSet]:
     return [LabelsSet("net", (writer,)) for writer in writers]
 
 
-def test_small_volumes_are_read_at_once(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_volumes_are_read_at_once(archive: Archive, crowd: Crowd) -> None:
     work = [(archive[f"v{number}"], WHOLE) for number in range(NUMBER)]
     open_store(archive.url).delete_folder("volumes/v3")
-    crowd = Crowd(monkeypatch)
+    crowd.most = 0
     found = reading._read_each(work)
     assert crowd.most > NUMBER // 2
     for number, array in enumerate(found):
@@ -87,10 +83,9 @@ def test_small_volumes_are_read_at_once(archive: Archive, monkeypatch: pytest.Mo
             np.testing.assert_array_equal(array, np.full((1, *SHAPE), number))
 
 
-def test_small_volumes_are_written_and_published_at_once(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sets, crowd = sets_of(archive), Crowd(monkeypatch)
+def test_small_volumes_are_written_and_published_at_once(archive: Archive, crowd: Crowd) -> None:
+    sets = sets_of(archive)
+    crowd.most = 0
     arrays = [np.full((1, *SHAPE), number % 2, np.uint8) for number in range(NUMBER)]
     work = [(one, WHOLE, [(WHOLE, ArrayRef("all", k))]) for k, one in enumerate(sets)]
     at_once = writing._most_at_once(work)

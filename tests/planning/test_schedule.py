@@ -428,24 +428,30 @@ def test_small_volumes_are_published_by_those_who_write_them() -> None:
     ]
 
 
+class InOrder(FakeCluster):
+    """Carries Instructions out as they come, and notes how many regions are written together."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan, seed=0)
+        self.sizes: list[int] = []
+
+    def pick(self) -> int:
+        return 0
+
+    def carry_out(self, one: Instruction) -> None:
+        if isinstance(one, Write):
+            assert one.whole == tuple(region.volume_id for region in one.regions)
+            self.sizes.append(len(one.regions))
+        super().carry_out(one)
+
+
 def test_what_comes_last_is_shared_out_among_the_writers() -> None:
     plan = plan_of([(8, 8, 8)] * 60)
-    schedule = Schedule(plan.chains(), plan.volumes, window=2, max_attempts=3, num_writers=2)
-    todo, written = schedule.start(num_replicas=1), []
-    todo += schedule.handle(ReplicaReady("r"))
-    while todo:
-        match todo.pop(0):
-            case Read(key):
-                todo += schedule.handle(WasRead(key))
-            case Predict(key, _, replica, _):
-                todo += schedule.handle(WasPredicted(key, replica))
-            case Write(regions, whole):
-                written.append(len(regions))
-                assert whole == tuple(region.volume_id for region in regions)
-                todo += schedule.handle(WasWritten(regions, whole))
+    cluster = InOrder(plan)
+    cluster.run(1)
     assert [len(step) for (step,) in plan.chains()] == [16, 16, 16, 12]
-    assert written == [16, 16, 16, 8, 4]
-    assert schedule.is_finished
+    assert cluster.sizes == [16, 16, 16, 8, 4]
+    assert cluster.schedule.is_finished
 
 
 def test_slow_stores_hold_new_volumes_back() -> None:

@@ -35,17 +35,23 @@ def archive(tmp_path: Path) -> Archive:
     return archive
 
 
+@pytest.fixture
+def live(archive: Archive, local_ray: None) -> tuple[LiveScores, list[Event]]:
+    """Scores of the Archive, and what is heard of them."""
+    del local_ray
+    heard: list[Event] = []
+    return LiveScores(archive, labels="net", truth="truth", listen=heard.append), heard
+
+
 def done(number: int) -> VolumeFinished:
     return VolumeFinished(f"v{number:02}", "done")
 
 
 @pytest.mark.ray
 def test_each_volume_with_a_truth_is_scored_once(
-    archive: Archive, local_ray: None, monkeypatch: pytest.MonkeyPatch
+    live: tuple[LiveScores, list[Event]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    del local_ray
-    heard: list[Event] = []
-    scores = LiveScores(archive, labels="net", truth="truth", listen=heard.append)
+    scores, heard = live
     with monkeypatch.context() as no_store:
         for name in ("get", "get_versioned", "list_folders", "exists"):
             no_store.setattr(FolderStore, name, None)  # whoever asks a store here fails
@@ -64,11 +70,9 @@ def test_each_volume_with_a_truth_is_scored_once(
 
 @pytest.mark.ray
 def test_few_volumes_are_not_kept_waiting(
-    archive: Archive, local_ray: None, monkeypatch: pytest.MonkeyPatch
+    live: tuple[LiveScores, list[Event]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    del local_ray
-    heard: list[Event] = []
-    scores = LiveScores(archive, labels="net", truth="truth", listen=heard.append)
+    scores, heard = live
     monkeypatch.setattr(live_scores, "WAIT_S", 0.0)
     scores(done(1))
     assert (len(scores._waiting), len(scores._pending)) == (0, 1)

@@ -331,10 +331,9 @@ class Driver:
             )
             for region in order.regions
         ]
-        whole = {one: self._target(one) for one in order.whole}
-        shown = {one: target for one, target in whole.items() if not target.steps}
-        ref = self._workforce.write(work, _to_publish(shown.values()))
-        self._pending[ref] = partial(self._was_written, order.regions, tuple(shown))
+        shown = tuple(one for one in order.whole if not self._target(one).steps)
+        ref = self._workforce.write(work, self._publications(shown))
+        self._pending[ref] = partial(self._was_written, order.regions, shown)
 
     def _was_written(
         self, regions: tuple[Region, ...], shown: tuple[str, ...], ref: Ref
@@ -378,8 +377,11 @@ class Driver:
 
     def _show(self, volume_ids: tuple[str, ...], asked: tuple[str, ...]) -> None:
         """Publish `volume_ids`; all that the Schedule asked for are then through."""
-        ref = self._workforce.publish(_to_publish(map(self._target, volume_ids)))
+        ref = self._workforce.publish(self._publications(volume_ids))
         self._pending[ref] = partial(self._was_published, asked)
+
+    def _publications(self, volume_ids: Iterable[str]) -> PublishWork:
+        return [(one.labels, one.provenance) for one in map(self._target, volume_ids)]
 
     def _was_published(self, volume_ids: tuple[str, ...], ref: Ref) -> Iterable[Event]:
         done = self._told(ref, volume_ids)
@@ -429,7 +431,3 @@ class Driver:
                 peak_bytes=workers.peak_bytes,
             )
         )
-
-
-def _to_publish(targets: Iterable[Target]) -> PublishWork:
-    return [(one.labels, one.provenance) for one in targets]

@@ -91,19 +91,24 @@ class EncodedArray:
         chunk = self.encoding.chunk
         pieces = list(part.split(chunk))
         num_chunks = prod(-(-n // m) for n, m in zip(shape, chunk, strict=True))
-        index_bytes = self.encoding.index_bytes
-        whole = self.store.get(path) if len(pieces) == num_chunks else None
-        tail = self.store.get_tail(path, index_bytes) if whole is None else whole[-index_bytes:]
-        found = self.encoding.find_chunks(tail, pieces)
-        spans = [span for _, span in found]
-        if whole is None:
-            contents = self.store.get_ranges(path, spans)
-        else:
-            contents = [whole[start:stop] for start, stop in spans]
-        for (piece, _), content in zip(found, contents, strict=True):
+        are_all = len(pieces) == num_chunks
+        for piece, content in self._stored_chunks(path, pieces, are_all=are_all):
             first = tuple(a // n * n for a, n in zip(piece.start, chunk, strict=True))
             inside = piece.shift(tuple(-a for a in first)).slices
             out[piece.relative_to(part).slices] = self.encoding.decode(content)[inside]
+
+    def _stored_chunks(
+        self, path: str, pieces: Sequence[Box], *, are_all: bool
+    ) -> list[tuple[Box, bytes]]:
+        """Each of `pieces` whose Chunk the Shard holds, with its bytes."""
+        index_bytes = self.encoding.index_bytes
+        if are_all:
+            whole = self.store.get(path)
+            found = self.encoding.find_chunks(whole[-index_bytes:], pieces)
+            return [(piece, whole[start:stop]) for piece, (start, stop) in found]
+        found = self.encoding.find_chunks(self.store.get_tail(path, index_bytes), pieces)
+        contents = self.store.get_ranges(path, [span for _, span in found])
+        return [(piece, content) for (piece, _), content in zip(found, contents, strict=True)]
 
 
 def _lengths(value: Any) -> tuple[int, ...]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.pool import ThreadPool
 
 from unet_batch.errors import NotFoundError, SpecError, UnetBatchError
 from unet_batch.evaluation.dice import require_same_shape
 from unet_batch.evaluation.scores import foreground_classes
 from unet_batch.monitoring.events import VolumeFinished
 from unet_batch.planning.volume_info import LabelClass, VolumeInfo
+from unet_batch.side_by_side import each
 from unet_batch.storage.archive import Archive
 from unet_batch.storage.volume import Labels, Volume
 from unet_batch.tiling.box import Box
@@ -77,15 +77,15 @@ class PairStream:
         self._archive.check_patterns(self._patterns)
         ids = self._archive.catalog.ids(self._patterns, self._where)
         num_pairs = 0
-        with ThreadPool(_THREADS) as pool:
-            for start in range(0, len(ids), _AT_ONCE):
-                few = ids[start : start + _AT_ONCE]
-                for volume_id, found in zip(few, pool.map(self._describe, few), strict=True):
-                    if isinstance(found, LabelsPair):
-                        num_pairs += 1
-                        yield found
-                    else:
-                        self._note(volume_id, found)
+        for start in range(0, len(ids), _AT_ONCE):
+            few = ids[start : start + _AT_ONCE]
+            described = each(self._describe, few, at_once=_THREADS)
+            for volume_id, found in zip(few, described, strict=True):
+                if isinstance(found, LabelsPair):
+                    num_pairs += 1
+                    yield found
+                else:
+                    self._note(volume_id, found)
         if not num_pairs and not self.failed:
             raise SpecError(self._nothing_to_score(ids))
 
