@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unet_batch.inference.rewriting import PhaseUpsampling, rewritten
+from unet_batch.inference.rewriting import rewritten
+from unet_batch.inference.rewriting.last_unit import LastUnit
+from unet_batch.inference.rewriting.upsampling import PhaseUpsampling
 from unet_batch.models.networks import build_network
 
 

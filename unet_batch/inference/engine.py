@@ -92,7 +92,9 @@ class TorchEngine:
         self.precision = resolve_precision(precision, self.device)
         self.name = f"torch {self.precision}"
         self._layout = memory_layout(self.precision, self.device, 2 if frame.is_planar else 3)
-        network = rewritten(network) if self.device.type == "cpu" else network
+        if self.device.type == "cpu":
+            dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+            network = rewritten(network, dtype)
         self._network = network.to(self.device).eval()
         self._network.to(memory_format=self._layout)  # type: ignore[call-overload]
 

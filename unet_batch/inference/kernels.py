@@ -14,38 +14,16 @@ channels-last ones have one plane and rows of x times class. bfloat16 travels as
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 from numba import types
-from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
+from unet_batch.inference.floats import load_float
+
 Floats = NDArray[np.float32]
-
-
-@intrinsic
-def _bits_as_float(_: Any, __: Any) -> Any:
-    """The float32 with the bits of a uint32."""
-
-    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
-
-    return types.float32(types.uint32), generate
-
-
-def _load(value: Any) -> Any:
-    """A logit as float32: a float32 as it is, a uint16 as the bfloat16 of these bits."""
-    raise NotImplementedError(f"compiled code only, got {value!r}")
-
-
-@overload(_load, inline="always", strict=False)  # annotated, lambdas cannot be
-def _load_compiled(value: Any) -> Callable[[Any], Any]:
-    if isinstance(value, types.Integer):
-        return lambda value: _bits_as_float(types.uint32(value) << types.uint32(16))  # type: ignore[call-arg]
-    return lambda value: value
 
 
 @numba.njit(parallel=True, nogil=True, fastmath={"contract", "nsz"}, cache=True)
@@ -68,7 +46,7 @@ def add(
             bell = bell_row[out_of : out_of + length]
             for i in range(length):
                 scale = max(weight * bell[i], floor)
-                to[i] += scale * _load(source[i])
+                to[i] += scale * load_float(source[i])
 
 
 @numba.njit(parallel=True, nogil=True, cache=True)
@@ -88,10 +66,10 @@ def finish_channels_last(sums: Any, num_classes: int, labels: Any, spans: Any, c
         total = types.float32(0)
         for x in range(length):
             at = first + x * num_classes
-            best, index = _load(row[at]), 0
+            best, index = load_float(row[at]), 0
             total += best
             for k in range(1, num_classes):
-                value = _load(row[at + k])
+                value = load_float(row[at + k])
                 total += value
                 if value > best:
                     best, index = value, k
@@ -117,7 +95,7 @@ def finish_channels_first(sums: Any, labels: Any, spans: Any, clears: Any) -> in
         for k in range(num_classes):
             row = sums[k, spans[0, 0] + z, spans[1, 0] + y]
             for x in range(length):
-                value = _load(row[first + x])
+                value = load_float(row[first + x])
                 total += value
                 if k == 0:
                     best[x] = value

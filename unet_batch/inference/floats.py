@@ -1,0 +1,64 @@
+"""Floats: bfloat16 for kernels compiled by numba, which does not know the type.
+
+It travels as uint16, of the same bits: the upper half of a float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import types
+from numba.extending import intrinsic, overload
+
+
+@intrinsic
+def _bits_as_float(_: Any, __: Any) -> Any:
+    """The float32 with the bits of a uint32."""
+
+    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
+
+    return types.float32(types.uint32), generate
+
+
+@intrinsic
+def _float_as_bits(_: Any, __: Any) -> Any:
+    """The uint32 with the bits of a float32."""
+
+    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.uint32))
+
+    return types.uint32(types.float32), generate
+
+
+def load_float(value: Any) -> Any:
+    """A number as float32: a float32 as it is, a uint16 as the bfloat16 of these bits."""
+    raise NotImplementedError(f"compiled code only, got {value!r}")
+
+
+@overload(load_float, inline="always", strict=False)  # annotated, lambdas cannot be
+def _load_compiled(value: Any) -> Callable[[Any], Any]:
+    if isinstance(value, types.Integer):
+        return lambda value: _bits_as_float(types.uint32(value) << types.uint32(16))  # type: ignore[call-arg]
+    return lambda value: value
+
+
+def save_float(value: Any, like: Any) -> Any:
+    """A float32 for an array that holds `like`: as it is, or rounded to the nearest bfloat16."""
+    raise NotImplementedError(f"compiled code only, got {value!r} and {like!r}")
+
+
+@overload(save_float, strict=False)
+def _save_compiled(value: Any, like: Any) -> Callable[[Any, Any], Any]:
+    if isinstance(like, types.Integer):
+        return _nearest_bfloat16
+    return lambda value, like: value  # noqa: ARG005 (the overload's form)
+
+
+def _nearest_bfloat16(value: Any, like: Any) -> Any:  # noqa: ARG001
+    """The upper half of the bits, after adding half of what is cut off; ties go to even."""
+    bits = _float_as_bits(value)  # type: ignore[call-arg]
+    half = types.uint32(0x7FFF) + ((bits >> types.uint32(16)) & types.uint32(1))
+    rounded = types.uint16((bits + half) >> types.uint32(16))
+    return rounded if value == value else types.uint16(0x7FC0)  # a NaN might turn into a zero

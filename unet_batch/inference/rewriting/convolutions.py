@@ -1,0 +1,63 @@
+"""Convolutions: one and the activation after it are a single call of oneDNN.
+
+What a convolution gives then passes through memory once instead of twice, and is rounded after
+the activation. Its weights are converted to bfloat16 once, not in every pass.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from unet_batch.inference.rewriting.sequences import is_plain, sequences
+
+_CONVOLUTIONS = (torch.nn.Conv2d, torch.nn.Conv3d)
+_TRANSPOSED = (torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
+
+
+class ActivatedConvolution(torch.nn.Module):
+    """A convolution, transposed or not, followed by max(x, 0) + slope * min(x, 0)."""
+
+    def __init__(self, layer: Any, slope: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+        self.weight = torch.nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
+        self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
+        where = [list(layer.padding), list(layer.stride), list(layer.dilation)]
+        if isinstance(layer, _TRANSPOSED):
+            self._convolve = torch.ops.mkldnn._convolution_transpose_pointwise
+            where.insert(1, list(layer.output_padding))
+        else:
+            self._convolve = torch.ops.mkldnn._convolution_pointwise
+        self._where = [*where, layer.groups]
+        self._activation = ["leaky_relu", [slope], ""]
+
+    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        """(n, c, ...) to (n, channels, ...), as the convolution gave."""
+        tensor = tensor.to(self.weight.dtype)
+        return self._convolve(tensor, self.weight, self.bias, *self._where, *self._activation)
+
+
+def activate_convolutions(network: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Join each convolution with the activation that runs right after it."""
+    for places in sequences(network):
+        for place, follower in pairwise(places):
+            slope = slope_of(follower.module)
+            layer = place.module
+            if slope is not None and is_plain(layer, *_CONVOLUTIONS, *_TRANSPOSED):
+                if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+                    place.put(ActivatedConvolution(layer, slope, dtype))
+                    follower.clear()
+
+
+def slope_of(activation: torch.nn.Module) -> float | None:
+    """By what an activation multiplies negative values, if it is that simple."""
+    if is_plain(activation, torch.nn.ReLU):
+        return 0.0
+    if is_plain(activation, torch.nn.LeakyReLU):
+        return float(activation.negative_slope)
+    if is_plain(activation, torch.nn.PReLU) and activation.weight.numel() == 1:
+        return activation.weight.item()
+    return None

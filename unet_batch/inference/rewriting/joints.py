@@ -1,0 +1,60 @@
+"""Joints: where branches of a network meet, with less copying.
+
+What a skip connection concatenates for an upsampling is not: that takes its channels in parts.
+What a residual unit adds is added in place.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from monai.networks.blocks.convolutions import ResidualUnit
+from monai.networks.layers.simplelayers import SkipConnection
+
+from unet_batch.inference.rewriting.sequences import is_plain, sequences
+from unet_batch.inference.rewriting.upsampling import PhaseUpsampling
+
+
+class OpenSkip(torch.nn.Module):
+    """A skip connection that gives what it would concatenate, in parts."""
+
+    def __init__(self, skip: SkipConnection) -> None:
+        super().__init__()
+        self.submodule = skip.submodule
+
+    def forward(self, tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n, c, ...) to the same, and what is below made of it."""
+        return tensor, self.submodule(tensor)
+
+
+class ResidualSum(torch.nn.Module):
+    """A residual unit: its convolutions' result, to which what went in is added in place."""
+
+    def __init__(self, unit: ResidualUnit) -> None:
+        super().__init__()
+        self.conv, self.residual = unit.conv, unit.residual
+
+    def forward(self, tensor: torch.Tensor) -> torch.Tensor:
+        """(n, c, ...) to (n, channels, ...)."""
+        residual = self.residual(tensor)
+        result: torch.Tensor = self.conv(tensor)
+        return result.add_(residual)
+
+
+def open_skips(network: torch.nn.Module) -> None:
+    """Leave open each skip connection that a PhaseUpsampling follows."""
+    for places in sequences(network):
+        for place, follower in pairwise(places):
+            skip = place.module
+            if is_plain(skip, SkipConnection) and is_plain(follower.module, PhaseUpsampling):
+                if (skip.mode, skip.dim) == ("cat", 1):
+                    place.put(OpenSkip(skip))
+
+
+def add_in_place(network: torch.nn.Module) -> None:
+    """Let residual units add in place."""
+    for parent in list(network.modules()):
+        for name, unit in list(parent.named_children()):
+            if is_plain(unit, ResidualUnit):
+                setattr(parent, name, ResidualSum(unit))

@@ -1,0 +1,159 @@
+"""Last unit's kernel: an activation and a convolution 3 wide of a few channels, by numba.
+
+A strip of rows is computed layer by layer. Three layers of the activated input are held, each
+three times over, moved by one voxel along x: so all that is multiplied lies on cache lines, and
+rows lie end to end, of which several are one loop. Indices that are sums are made unsigned: as
+long as they might count from an array's end, nothing is computed side by side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+
+from unet_batch.inference.floats import load_float, save_float
+
+_LANES = 16
+"""Floats of a cache line, and of the widest register."""
+
+_ROWS = 8
+"""Rows of results that are under way at once: they stay in the first cache."""
+
+_STRIP_BYTES = 2**18
+"""What the held layers may take: a quarter of a core's second cache."""
+
+_MODE = {"contract", "nsz"}
+
+
+@numba.njit(parallel=True, nogil=True, fastmath=_MODE, cache=True)
+def convolve_phases(words: Any, weight: Any, bias: Any, slope: Any, out: Any) -> None:
+    """Logits `out` (n, z, y, x * channel) of phases (n, z / 2 + 1, y / 2 + 1, x / 2 + 1, words).
+
+    The phases of a voxel, by z, y and x, each with its channels, are given as integers, two
+    phases of x being one word or several. `weight` is (out, in, z, y, x), `bias` a tuple.
+    """
+    width = (out.shape[3] // len(bias) + _LANES - 1) // _LANES * _LANES
+    rows = _strip_rows(out.shape[2], len(bias), width)
+    strips = (out.shape[2] + rows - 1) // rows
+    for number in numba.prange(out.shape[0] * strips):
+        tile, first = number // strips, number % strips * rows
+        last = min(first + rows, out.shape[2])
+        layers = _aligned((3, len(bias), 3, (last - first + 2) * width))
+        sums = _aligned((len(bias), _ROWS * width))
+        row = np.empty(out.shape[3] * out.itemsize // words.itemsize, words.dtype)
+        buffers = (row, row.view(out.dtype))
+        _activate(layers[0], words[tile], (0, first, last, width), slope, bias, buffers)
+        for z in range(out.shape[1]):
+            after = layers[(z + 1) % 3]
+            if z + 1 < out.shape[1]:
+                place = (z + 1, first, last, width)
+                _activate(after, words[tile], place, slope, bias, buffers)
+            else:
+                after[:] = 0
+            for y in range(first, last, _ROWS):
+                results = out[tile, z, y : min(y + _ROWS, last)]
+                _convolve(layers, weight, bias, (z, y - first, width), sums, results)
+
+
+@numba.njit(nogil=True, cache=True)
+def _strip_rows(most: int, channels: int, width: int) -> int:
+    """Rows of a strip: whole blocks of them, as many as the cache holds."""
+    fitting = _STRIP_BYTES // (4 * 3 * 3 * channels * width) - 2
+    return min(most, max(_ROWS, fitting // _ROWS * _ROWS))
+
+
+@numba.njit(nogil=True, cache=True)
+def _aligned(shape: Any) -> Any:
+    """Zeros (float32) that begin on a cache line."""
+    size = 1
+    for length in shape:
+        size *= length
+    zeros = np.zeros(size + _LANES, np.float32)
+    start = -(zeros.ctypes.data // zeros.itemsize) % _LANES
+    return zeros[start : start + size].reshape(shape)
+
+
+@numba.njit(nogil=True, fastmath=_MODE, cache=True)
+def _activate(layer: Any, words: Any, place: Any, slope: Any, bias: Any, buffers: Any) -> None:
+    """Fill `layer` (channel, shift, row * x) with what is above 0, and `slope` times the rest.
+
+    `place` is z, the strip's first row and the one after its last, and the width of a row; a row
+    more is filled on either side, if there is one.
+    """
+    z, first, last, width = place
+    row, values = buffers
+    coarse = words[1 + z // 2]
+    length = 2 * (coarse.shape[1] - 1)
+    a_pair = row.shape[0] // (length // 2)
+    num_rows = 2 * (coarse.shape[0] - 1)
+    for y in range(max(first - 1, 0), min(last + 1, num_rows)):
+        _gather(row, coarse[1 + y // 2], (z % 2 * 2 + y % 2) * a_pair, a_pair)
+        start = (y - first + 1) * width
+        for channel in range(len(bias)):
+            before = layer[channel, 0, start + 1 : start + length]
+            here = layer[channel, 1, start : start + length]
+            after = layer[channel, 2, start : start + length - 1]
+            for x in range(length):
+                value = load_float(values[x * len(bias) + channel])
+                here[x] = value if value >= 0 else slope * value
+            for x in range(length - 1):
+                before[x] = here[x]
+            for x in range(length - 1):
+                after[x] = here[x + 1]
+
+
+@numba.njit(nogil=True, cache=True)
+def _gather(row: Any, phases: Any, start: int, a_pair: int) -> None:
+    """Two phases of each coarse voxel of a row, side by side."""
+    if a_pair == 1:  # by far the quickest, which the compiler must be told
+        for x in range(row.shape[0]):
+            row[x] = phases[x + 1, start]
+    else:
+        for x in range(row.shape[0] // a_pair):
+            for k in range(a_pair):
+                row[x * a_pair + k] = phases[x + 1, types.uintp(start + k)]
+
+
+@numba.njit(nogil=True, fastmath=_MODE, cache=True)
+def _convolve(layers: Any, weight: Any, bias: Any, place: Any, sums: Any, results: Any) -> None:
+    """Some rows of results (row, x * channel) at `place`: z, row of the strip, and width."""
+    z, y, width = place
+    length = results.shape[0] * width
+    for channel in range(len(bias)):
+        sums[channel, :length] = bias[channel]
+    for channel in range(len(bias)):
+        for dz in range(3):
+            layer = layers[(z + dz + 2) % 3, channel]
+            for out in range(len(bias)):
+                kernel = weight[out, channel, dz]
+                _add_products(sums[out, :length], layer, kernel, y * width, width)
+    for number in range(results.shape[0]):
+        _store(results[number], sums, number * width, bias)
+
+
+@numba.njit(nogil=True, fastmath=_MODE, cache=True)
+def _add_products(sums: Any, layer: Any, kernel: Any, start: int, width: int) -> None:
+    """Add to one channel's sums what one layer (shift, row * x) gives, `kernel` being (y, x)."""
+    k00, k01, k02 = kernel[0, 0], kernel[0, 1], kernel[0, 2]
+    k10, k11, k12 = kernel[1, 0], kernel[1, 1], kernel[1, 2]
+    k20, k21, k22 = kernel[2, 0], kernel[2, 1], kernel[2, 2]
+    before, here, after = layer[0, start:], layer[1, start:], layer[2, start:]
+    next_before, next_here, next_after = before[width:], here[width:], after[width:]
+    last_before, last_here, last_after = before[2 * width :], here[2 * width :], after[2 * width :]
+    for i in range(sums.shape[0]):
+        first = sums[i] + k00 * before[i] + k01 * here[i] + k02 * after[i]
+        second = k10 * next_before[i] + k11 * next_here[i] + k12 * next_after[i]
+        third = k20 * last_before[i] + k21 * last_here[i] + k22 * last_after[i]
+        sums[i] = first + (second + third)  # no product waits for more than two others
+
+
+@numba.njit(nogil=True, fastmath=_MODE, cache=True)
+def _store(row: Any, sums: Any, start: int, bias: Any) -> None:
+    """The sums of all channels into a row in which they alternate."""
+    for x in range(row.shape[0] // len(bias)):
+        for channel in range(len(bias)):
+            value = sums[channel, types.uintp(start + x)]
+            row[x * len(bias) + channel] = save_float(value, row[0])
