@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numba import types
 from numba.extending import intrinsic, overload
 
@@ -51,6 +52,7 @@ def save_float(value: Any, like: Any) -> Any:
 
 @overload(save_float, strict=False)
 def _save_compiled(value: Any, like: Any) -> Callable[[Any, Any], Any]:
+    del value
     if isinstance(like, types.Integer):
         return _nearest_bfloat16
     return lambda value, like: value  # noqa: ARG005 (the overload's form)
@@ -58,7 +60,10 @@ def _save_compiled(value: Any, like: Any) -> Callable[[Any, Any], Any]:
 
 def _nearest_bfloat16(value: Any, like: Any) -> Any:  # noqa: ARG001
     """The upper half of the bits, after adding half of what is cut off; ties go to even."""
-    bits = _float_as_bits(value)  # type: ignore[call-arg]
-    half = types.uint32(0x7FFF) + ((bits >> types.uint32(16)) & types.uint32(1))
-    rounded = types.uint16((bits + half) >> types.uint32(16))
-    return rounded if value == value else types.uint16(0x7FC0)  # a NaN might turn into a zero
+    word: Any = types.uint32
+    as_bits: Any = _float_as_bits
+    bits = as_bits(value)
+    half = word(0x7FFF) + ((bits >> word(16)) & word(1))
+    rounded = types.uint16((bits + half) >> word(16))
+    is_nan = np.isnan(value)  # and might turn into a zero
+    return types.uint16(0x7FC0) if is_nan else rounded

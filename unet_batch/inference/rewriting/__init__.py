@@ -34,8 +34,17 @@ def rewritten(network: torch.nn.Module, dtype: torch.dtype = torch.float32) -> t
     network = copy.deepcopy(network).eval()
     fold_norms(network)
     replace_upsampling(network, dtype)
-    open_skips(network)
+    if _has_onednn(dtype):
+        open_skips(network)
     replace_last_unit(network)
     add_in_place(network)
-    activate_convolutions(network, dtype)
+    if _has_onednn(dtype):
+        activate_convolutions(network, dtype)
     return network
+
+
+def _has_onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN can be called for tensors of `dtype`; torch itself does without, if need be."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

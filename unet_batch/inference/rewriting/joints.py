@@ -46,10 +46,14 @@ def open_skips(network: torch.nn.Module) -> None:
     """Leave open each skip connection that a PhaseUpsampling follows."""
     for places in sequences(network):
         for place, follower in pairwise(places):
-            skip = place.module
-            if is_plain(skip, SkipConnection) and is_plain(follower.module, PhaseUpsampling):
-                if (skip.mode, skip.dim) == ("cat", 1):
-                    place.put(OpenSkip(skip))
+            skip, is_read_in_parts = place.module, is_plain(follower.module, PhaseUpsampling)
+            if is_plain(skip, SkipConnection) and is_read_in_parts and _concatenates(skip):
+                place.put(OpenSkip(skip))
+
+
+def _concatenates(skip: SkipConnection) -> bool:
+    """Whether channels follow each other, and not another axis."""
+    return bool(skip.mode == "cat" and skip.dim == 1)
 
 
 def add_in_place(network: torch.nn.Module) -> None:

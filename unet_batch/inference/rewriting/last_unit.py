@@ -73,22 +73,21 @@ def replace_last_unit(network: torch.nn.Module) -> None:
                 unit.clear()
 
 
-def _only_convolution(unit: torch.nn.Module) -> tuple[torch.nn.Module | None, bool]:
+def _only_convolution(unit: torch.nn.Module) -> tuple[torch.nn.Conv3d | None, bool]:
     """The convolution that is all a unit does, and whether its input is added to its output."""
     if is_plain(unit, torch.nn.Conv3d):
         return unit, False
     if is_plain(unit, ResidualUnit) and is_plain(unit.residual, torch.nn.Identity):
-        inside = steps(unit.conv)
-        if len(inside) == 1 and is_plain(inside[0].module, torch.nn.Conv3d):
-            return inside[0].module, True
+        inside = [one.module for one in steps(unit.conv)]
+        if len(inside) == 1 and is_plain(inside[0], torch.nn.Conv3d):
+            return inside[0], True
     return None, False
 
 
-def _fits(upsampling: PhaseUpsampling, layer: torch.nn.Module) -> bool:
+def _fits(upsampling: PhaseUpsampling, layer: torch.nn.Conv3d) -> bool:
     shape = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
     return (
-        shape == ((3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1))
+        shape == tuple((n, n, n) for n in (3, 1, 1, 1))
         and layer.in_channels == layer.out_channels == upsampling.num_classes
         and (layer.groups, layer.padding_mode) == (1, "zeros")
     )
-

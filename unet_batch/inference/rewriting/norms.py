@@ -28,5 +28,5 @@ def _fold(place: Place, follower: Place) -> None:
     if norm.running_mean is None or layer.groups != 1:
         return
     is_transposed = isinstance(layer, _TRANSPOSED)
-    place.put(fuse_conv_bn_eval(layer, norm, transpose=is_transposed))  # type: ignore[type-var]
+    place.put(fuse_conv_bn_eval(layer, norm, transpose=is_transposed))
     follower.clear()

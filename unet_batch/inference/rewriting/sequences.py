@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeGuard, TypeVar
 
 import torch
+
+Kind = TypeVar("Kind", bound=torch.nn.Module)
 
 _IDLE = (torch.nn.Identity, torch.nn.Dropout, torch.nn.Dropout2d, torch.nn.Dropout3d)
 
@@ -50,13 +53,14 @@ def steps(sequence: torch.nn.Module) -> list[Place]:
     return [place for place in _leaves(sequence) if not isinstance(place.module, _IDLE)]
 
 
-def is_plain(module: torch.nn.Module, *kinds: type[torch.nn.Module]) -> bool:
+def is_plain(module: object, *kinds: type[Kind]) -> TypeGuard[Kind]:
     """Whether `module` is exactly of one of these kinds, with nobody listening to it.
 
     A subclass may compute something else (weight normalisation does).
     """
-    hooks = module._forward_hooks or module._forward_pre_hooks  # noqa: SLF001 (torch has no question for it)
-    return type(module) in kinds and not hooks
+    if not isinstance(module, kinds) or type(module) not in kinds:
+        return False
+    return not (module._forward_hooks or module._forward_pre_hooks)  # noqa: SLF001 (torch has no question for it)
 
 
 def _is_sequence(module: torch.nn.Module) -> bool:

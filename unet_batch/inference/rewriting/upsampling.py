@@ -76,10 +76,9 @@ class PhaseUpsampling(torch.nn.Module):
 
     def _add(self, phases: torch.Tensor, part: torch.Tensor, weight: torch.Tensor) -> None:
         """Add to phases what another part of the channels gives."""
-        ones = [1] * self._dims
-        where, no_activation = (ones, ones, ones, 1), (None, [], None)
+        ones, part = [1] * self._dims, part.to(phases.dtype)
         add = torch.ops.mkldnn._convolution_pointwise_.binary
-        add(phases, part.to(phases.dtype), weight, None, *where, "add", None, *no_activation)
+        add(phases, part, weight, None, ones, ones, ones, 1, "add", None, None, [], None)
 
     def _laid_out(self, phases: torch.Tensor) -> torch.Tensor:
         """(n, ..., phases * classes) to (n, 2 * ..., classes)."""
@@ -117,7 +116,7 @@ def replace_upsampling(network: torch.nn.Module, dtype: torch.dtype) -> None:
     """Replace each transposed convolution for which a PhaseUpsampling is faster."""
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):
-            if is_plain(layer, *_TRANSPOSED) and _is_doubling(layer):
+            if isinstance(layer, _TRANSPOSED) and _is_doubling(layer):
                 setattr(parent, name, PhaseUpsampling(layer, dtype))
 
 
@@ -125,6 +124,9 @@ def _is_doubling(layer: torch.nn.ConvTranspose2d | torch.nn.ConvTranspose3d) -> 
     """Whether PhaseUpsampling computes the same as `layer`, and faster."""
     shape = (layer.kernel_size, layer.stride, layer.padding, layer.output_padding, layer.dilation)
     wanted = tuple((n,) * (layer.weight.ndim - 2) for n in (3, 2, 1, 1, 1))
-    return shape == wanted and layer.groups == 1 and layer.out_channels <= _MOST_CLASSES
-
-
+    return (
+        shape == wanted
+        and is_plain(layer, *_TRANSPOSED)
+        and layer.groups == 1
+        and layer.out_channels <= _MOST_CLASSES
+    )
