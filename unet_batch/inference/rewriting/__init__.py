@@ -44,7 +44,7 @@ def rewritten(network: torch.nn.Module, dtype: torch.dtype = torch.float32) -> t
 
 
 def _has_onednn(dtype: torch.dtype) -> bool:
-    """Whether oneDNN can be called for tensors of `dtype`; torch itself does without, if need be."""
+    """Whether oneDNN takes tensors of `dtype` here; torch's own layers do without, if need be."""
     if not torch.backends.mkldnn.is_available():
         return False
-    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 (the only question there is)
