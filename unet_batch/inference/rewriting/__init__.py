@@ -45,6 +45,6 @@ def rewritten(network: torch.nn.Module, dtype: torch.dtype = torch.float32) -> t
 
 def _has_onednn(dtype: torch.dtype) -> bool:
     """Whether oneDNN takes tensors of `dtype` here; torch's own layers do without, if need be."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 (the only question there is)

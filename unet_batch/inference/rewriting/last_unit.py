@@ -17,7 +17,7 @@ from monai.networks.blocks.convolutions import ResidualUnit
 from unet_batch.inference.rewriting.convolutions import slope_of
 from unet_batch.inference.rewriting.last_unit_kernel import convolve_phases
 from unet_batch.inference.rewriting.sequences import is_plain, sequences, steps
-from unet_batch.inference.rewriting.upsampling import PhaseUpsampling, widest_word
+from unet_batch.inference.rewriting.upsampling import PhaseUpsampling
 
 
 class LastUnit(torch.nn.Module):
@@ -36,8 +36,8 @@ class LastUnit(torch.nn.Module):
         is_residual: bool,
     ) -> None:
         super().__init__()
-        self.upsampling = upsampling
         classes = upsampling.num_classes
+        self.upsampling = upsampling.by_class()
         weight = convolution.weight.detach().float().clone()
         if is_residual:
             weight[range(classes), range(classes), 1, 1, 1] += 1
@@ -50,7 +50,7 @@ class LastUnit(torch.nn.Module):
         """(n, c, z, y, x) to logits (n, classes, 2 z, 2 y, 2 x), channels last."""
         phases = self.upsampling.phases(coarse).detach()
         classes, dtype = len(self._bias), phases.dtype
-        words = phases.view(widest_word(2 * classes * phases.element_size()))
+        words = phases.view(torch.int32 if dtype == torch.bfloat16 else torch.int64)
         shape = [2 * (n - 1) for n in phases.shape[1:4]]
         logits = phases.new_empty(len(phases), *shape, classes)
         numbers = logits.view(torch.uint16) if dtype == torch.bfloat16 else logits

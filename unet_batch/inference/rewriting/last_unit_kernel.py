@@ -32,8 +32,8 @@ _MODE = {"contract", "nsz"}
 def convolve_phases(words: Any, weight: Any, bias: Any, slope: Any, out: Any) -> None:
     """Logits `out` (n, z, y, x * channel) of phases (n, z / 2 + 1, y / 2 + 1, x / 2 + 1, words).
 
-    The phases of a voxel, by z, y and x, each with its channels, are given as integers, two
-    phases of x being one word or several. `weight` is (out, in, z, y, x), `bias` a tuple.
+    The phases of a voxel, by z, y, channel and x, are given as integers: a word holds the two
+    phases of x. `weight` is (out, in, z, y, x), `bias` a tuple.
     """
     width = (out.shape[3] // len(bias) + _LANES - 1) // _LANES * _LANES
     rows = _strip_rows(out.shape[2], len(bias), width)
@@ -43,14 +43,14 @@ def convolve_phases(words: Any, weight: Any, bias: Any, slope: Any, out: Any) ->
         last = min(first + rows, out.shape[2])
         layers = _aligned((3, len(bias), 3, (last - first + 2) * width))
         sums = _aligned((len(bias), _ROWS * width))
-        row = np.empty(out.shape[3] * out.itemsize // words.itemsize, words.dtype)
-        buffers = (row, row.view(out.dtype))
-        _activate(layers[0], words[tile], (0, first, last, width), slope, bias, buffers)
+        row = np.empty(words.shape[3] - 1, words.dtype)
+        values = row.view(out.dtype)
+        _activate(layers[0], words[tile], (0, first, last, width), slope, row, values)
         for z in range(out.shape[1]):
             after = layers[(z + 1) % 3]
             if z + 1 < out.shape[1]:
                 place = (z + 1, first, last, width)
-                _activate(after, words[tile], place, slope, bias, buffers)
+                _activate(after, words[tile], place, slope, row, values)
             else:
                 after[:] = 0
             for y in range(first, last, _ROWS):
@@ -77,44 +77,30 @@ def _aligned(shape: Any) -> Any:
 
 
 @numba.njit(nogil=True, fastmath=_MODE, cache=True)
-def _activate(layer: Any, words: Any, place: Any, slope: Any, bias: Any, buffers: Any) -> None:
+def _activate(layer: Any, words: Any, place: Any, slope: Any, row: Any, values: Any) -> None:
     """Fill `layer` (channel, shift, row * x) with what is above 0, and `slope` times the rest.
 
     `place` is z, the strip's first row and the one after its last, and the width of a row; a row
-    more is filled on either side, if there is one.
+    more is filled on either side, if there is one. `row` is room for a row, `values` the same.
     """
     z, first, last, width = place
-    row, values = buffers
-    coarse = words[1 + z // 2]
-    length = 2 * (coarse.shape[1] - 1)
-    a_pair = row.shape[0] // (length // 2)
-    num_rows = 2 * (coarse.shape[0] - 1)
-    for y in range(max(first - 1, 0), min(last + 1, num_rows)):
-        _gather(row, coarse[1 + y // 2], (z % 2 * 2 + y % 2) * a_pair, a_pair)
-        start = (y - first + 1) * width
-        for channel in range(len(bias)):
+    coarse, num_channels, length = words[1 + z // 2], layer.shape[0], values.shape[0]
+    for y in range(max(first - 1, 0), min(last + 1, 2 * (coarse.shape[0] - 1))):
+        phases, start = coarse[1 + y // 2], (y - first + 1) * width
+        for channel in range(num_channels):
+            number = types.uintp((z % 2 * 2 + y % 2) * num_channels + channel)
+            for x in range(row.shape[0]):
+                row[x] = phases[x + 1, number]
             before = layer[channel, 0, start + 1 : start + length]
             here = layer[channel, 1, start : start + length]
             after = layer[channel, 2, start : start + length - 1]
             for x in range(length):
-                value = load_float(values[x * len(bias) + channel])
+                value = load_float(values[x])
                 here[x] = value if value >= 0 else slope * value
             for x in range(length - 1):
                 before[x] = here[x]
             for x in range(length - 1):
                 after[x] = here[x + 1]
-
-
-@numba.njit(nogil=True, cache=True)
-def _gather(row: Any, phases: Any, start: int, a_pair: int) -> None:
-    """Two phases of each coarse voxel of a row, side by side."""
-    if a_pair == 1:  # by far the quickest, which the compiler must be told
-        for x in range(row.shape[0]):
-            row[x] = phases[x + 1, start]
-    else:
-        for x in range(row.shape[0] // a_pair):
-            for k in range(a_pair):
-                row[x * a_pair + k] = phases[x + 1, types.uintp(start + k)]
 
 
 @numba.njit(nogil=True, fastmath=_MODE, cache=True)

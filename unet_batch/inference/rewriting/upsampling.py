@@ -6,8 +6,10 @@ classes, bf16 on two cores: with the norms folded a quarter off a forward pass.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import product
+from typing import Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
@@ -53,6 +55,14 @@ class PhaseUpsampling(torch.nn.Module):
         """Channels of the result."""
         return self._classes
 
+    def by_class(self) -> Self:
+        """A copy whose `phases` are by z, y, class and x, in place of z, y, x and class."""
+        other = copy.deepcopy(self)
+        order = torch.arange(len(self.bias)).view(-1, 2, self._classes).mT.flatten()
+        other.weight = torch.nn.Parameter(self.weight[order], requires_grad=False)
+        other.bias = torch.nn.Parameter(self.bias[order], requires_grad=False)
+        return other
+
     def forward(self, coarse: Parts) -> torch.Tensor:
         """(n, c, ...) to (n, classes, ...), twice as long along each axis."""
         # Padding starts one voxel early; that voxel is of no use.
@@ -83,7 +93,7 @@ class PhaseUpsampling(torch.nn.Module):
     def _laid_out(self, phases: torch.Tensor) -> torch.Tensor:
         """(n, ..., phases * classes) to (n, 2 * ..., classes)."""
         count, *shape, _ = phases.shape
-        words = phases.view(widest_word(2 * self._classes * phases.element_size()))
+        words = phases.view(_widest_word(2 * self._classes * phases.element_size()))
         words = words.view(count, *shape, *[2] * (self._dims - 1), -1)
         # (n, d, h, w, a, b, k) to (n, d, a, h, b, w, k): the phase of x stays inside k.
         axes = [0]
@@ -105,7 +115,7 @@ def _phase_weights(weight: torch.Tensor) -> torch.Tensor:
     return phases.reshape(2**dims * classes, inputs, *[2] * dims)
 
 
-def widest_word(num_bytes: int) -> torch.dtype:
+def _widest_word(num_bytes: int) -> torch.dtype:
     """The longest type of which a run of `num_bytes` holds a whole number."""
     if num_bytes % 8 == 0:
         return torch.int64
