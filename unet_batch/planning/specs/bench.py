@@ -55,7 +55,7 @@ class BenchSpec(SpecModel):
         ge=0,
         description="of measured time: a short case has more rounds, until it took so long",
     )
-    monai_repeats: int = Field(1, ge=1, description="rounds with MONAI's loops, which take longest")
+    monai_repeats: int = Field(3, ge=1, description="rounds with MONAI's loops, which take longest")
     overlap: float = Field(0.5, ge=0, lt=1)
     batch_size: int = Field(4, ge=1)
     memory_budget: Bytes = 4 * 2**30
