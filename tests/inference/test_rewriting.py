@@ -160,6 +160,20 @@ def test_a_convolution_that_something_listens_to_keeps_its_activation() -> None:
     assert heard[0].min() < 0
 
 
+def test_a_listener_between_two_layers_hears_what_it_did() -> None:
+    heard: list[torch.Tensor] = []
+    inner = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3))
+    network = torch.nn.Sequential(inner, torch.nn.Identity(), torch.nn.LeakyReLU()).eval()
+    inner.register_forward_hook(lambda _, __, result: heard.append(result.clone()))
+    network[1].register_forward_hook(lambda _, __, result: heard.append(result.clone()))
+    tiles = torch.randn(1, 1, 4, 4, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(rewritten(network)(tiles), network(tiles))
+    first, second, *again = heard
+    assert first.min() < 0
+    assert all(torch.equal(first, one) for one in (second, *again))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("activation", [torch.nn.ReLU(), torch.nn.LeakyReLU(), torch.nn.PReLU()])
 @pytest.mark.parametrize("kind", [torch.nn.Conv3d, torch.nn.ConvTranspose3d])

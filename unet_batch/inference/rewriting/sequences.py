@@ -50,7 +50,7 @@ def steps(sequence: torch.nn.Module) -> list[Place]:
     """What one Sequential runs; raises TypeError where it is none."""
     if not _is_sequence(sequence):
         raise TypeError(f"expected a Sequential with forward of its own kind, got {sequence}")
-    return [place for place in _leaves(sequence) if not isinstance(place.module, _IDLE)]
+    return [place for place in _leaves(sequence) if not is_plain(place.module, *_IDLE)]
 
 
 def is_plain(module: object, *kinds: type[Kind]) -> TypeGuard[Kind]:
@@ -58,16 +58,18 @@ def is_plain(module: object, *kinds: type[Kind]) -> TypeGuard[Kind]:
 
     A subclass may compute something else (weight normalisation does).
     """
-    if not isinstance(module, kinds) or type(module) not in kinds:
-        return False
-    return not (module._forward_hooks or module._forward_pre_hooks)  # noqa: SLF001 (torch has no question for it)
+    return isinstance(module, kinds) and type(module) in kinds and not _is_heard(module)
 
 
 def _is_sequence(module: torch.nn.Module) -> bool:
-    return (
-        isinstance(module, torch.nn.Sequential)
-        and type(module).forward is torch.nn.Sequential.forward
-    )
+    """Whether a module runs its children one after the other, and nobody sees it begin or end."""
+    is_one = isinstance(module, torch.nn.Sequential) and not _is_heard(module)
+    return is_one and type(module).forward is torch.nn.Sequential.forward
+
+
+def _is_heard(module: torch.nn.Module) -> bool:
+    hooks = module._forward_hooks or module._forward_pre_hooks  # noqa: SLF001 (torch has no question for it)
+    return bool(hooks)
 
 
 def _leaves(sequence: torch.nn.Module) -> Iterator[Place]:
