@@ -9,7 +9,7 @@ import torch
 
 from unet_batch.errors import DeviceMemoryError
 from unet_batch.inference import choosing, pacing
-from unet_batch.inference.choosing import choose_engine
+from unet_batch.inference.choosing import choose_engine, reference_engine
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.pacing import TURNS, Pace, measure_in_turn
 
@@ -108,3 +108,30 @@ def test_an_engine_without_room_is_not_chosen(
     assert choice.kind == kind
     assert list(choice.seconds_per_tile) == [kind]
     assert all(engine.is_closed for engine in engines.values())
+
+
+class OneNetwork:
+    """As much of a Bundle as an Engine asks for."""
+
+    def __init__(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.made = torch.nn.Sequential(
+            torch.nn.ConvTranspose3d(1, 2, 3, 2, 1, output_padding=1),
+            torch.nn.PReLU(),
+            torch.nn.Conv3d(2, 2, 3, padding=1),
+            torch.nn.AvgPool3d(2),
+        ).eval()
+
+    def network(self) -> torch.nn.Module:
+        return self.made
+
+
+@pytest.mark.parametrize("num_members", [1, 2])
+def test_what_others_are_held_against_runs_the_networks_as_they_are(num_members: int) -> None:
+    members = [OneNetwork(seed) for seed in range(num_members)]
+    frame = Frame(1, 2, (4, 4, 4))
+    engine = reference_engine(members, frame, torch.device("cpu"))  # type: ignore[arg-type]
+    tiles = engine.tiles(2).normal_()
+    with torch.inference_mode():
+        expected = torch.cat([one.made(tiles) for one in members], dim=1)
+        assert torch.equal(engine.forward(tiles), expected)

@@ -55,9 +55,22 @@ def load_engine(
     `frame` is that of each. Raises SpecError where OpenVINO is not installed, or CUDA graphs are
     wanted without a GPU.
     """
-    members = [_load_one(kind, one, frame, precision, device) for one in bundles]
-    engine = members[0] if len(members) == 1 else EnsembleEngine(members)
+    engine = _together([_load_one(kind, one, frame, precision, device) for one in bundles])
     return MirroredEngine(engine, mirror) if mirror else engine
+
+
+def reference_engine(bundles: Sequence[Bundle], frame: Frame, device: torch.device) -> Engine:
+    """The same in float32 and as they are, to hold another Engine against."""
+    return _together(
+        [
+            TorchEngine(one.network(), frame, precision="fp32", device=device, as_it_is=True)
+            for one in bundles
+        ]
+    )
+
+
+def _together(members: list[Engine]) -> Engine:
+    return members[0] if len(members) == 1 else EnsembleEngine(members)
 
 
 def _load_one(

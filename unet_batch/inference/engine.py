@@ -74,7 +74,10 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """A PyTorch network, in float32 or under bfloat16 autocast."""
+    """A PyTorch network, in float32 or under bfloat16 autocast.
+
+    On a CPU it is rewritten to be faster (`rewriting`), unless it is to run `as_it_is`.
+    """
 
     # A lone tile takes another oneDNN kernel in fp32: other bits, and half as fast.
     min_batch = 2
@@ -86,13 +89,14 @@ class TorchEngine:
         *,
         precision: Precision = "auto",
         device: torch.device | None = None,
+        as_it_is: bool = False,
     ) -> None:
         self.frame = frame
         self.device = device or torch.device("cpu")
         self.precision = resolve_precision(precision, self.device)
         self.name = f"torch {self.precision}"
         self._layout = memory_layout(self.precision, self.device, 2 if frame.is_planar else 3)
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and not as_it_is:
             dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
             network = rewritten(network, dtype)
         self._network = network.to(self.device).eval()

@@ -28,6 +28,7 @@ from unet_batch.inference.choosing import (
     choose_engine,
     lanes_of,
     load_engine,
+    reference_engine,
 )
 from unet_batch.inference.engine import Frame
 from unet_batch.inference.head import Head
@@ -269,9 +270,7 @@ class Replica:
         with self._places.all():
             tiles = self._predictor.sample(order, pieces, TILES_COMPARED)
             rough = self._predictor.engine
-            exact = load_engine(
-                "torch", self._bundles, self._frame, precision="fp32", device=self._device
-            )
+            exact = reference_engine(self._bundles, self._frame, self._device)
             # Mirroring averages more of the same: it is left out of both.
             rough = rough.inner if isinstance(rough, MirroredEngine) else rough
             return labels_differ(rough, exact, self._head, tiles)

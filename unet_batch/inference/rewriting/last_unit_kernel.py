@@ -40,21 +40,30 @@ def convolve_phases(words: Any, weight: Any, bias: Any, slope: Any, out: Any) ->
     strips = (out.shape[2] + rows - 1) // rows
     for number in numba.prange(out.shape[0] * strips):
         tile, first = number // strips, number % strips * rows
-        last = min(first + rows, out.shape[2])
-        layers = _aligned((3, len(bias), 3, (last - first + 2) * width))
-        sums = _aligned((len(bias), _ROWS * width))
-        row = np.empty(words.shape[3] - 1, words.dtype)
-        values = row.view(out.dtype)
-        _activate(layers[0], words[tile], (0, first, last, width), slope, row, values)
-        for z in range(out.shape[1]):
-            after = layers[(z + 1) % 3]
-            if z + 1 < out.shape[1]:
-                place = (z + 1, first, last, width)
-                _activate(after, words[tile], place, slope, row, values)
-            else:
-                after[:] = 0
+        # A function of its own: all together would take twice as long to compile.
+        _compute_strip(words[tile], weight, bias, slope, out[tile], first, rows, width)
+
+
+@numba.njit(nogil=True, fastmath=_MODE, cache=True)
+def _compute_strip(
+    words: Any, weight: Any, bias: Any, slope: Any, out: Any, first: int, rows: int, width: int
+) -> None:
+    """All layers of `rows` rows of one tile, from `first` on."""
+    last = min(first + rows, out.shape[1])
+    held = (last - first + 2) * width
+    layers = _aligned_zeros(3 * len(bias) * 3 * held).reshape((3, len(bias), 3, held))
+    sums = _aligned_zeros(len(bias) * _ROWS * width).reshape((len(bias), _ROWS * width))
+    row = np.empty(words.shape[2] - 1, words.dtype)
+    values = row.view(out.dtype)
+    for z in range(-1, out.shape[0]):
+        after = layers[(z + 1) % 3]
+        if z + 1 < out.shape[0]:
+            _activate(after, words, (z + 1, first, last, width), slope, row, values)
+        else:
+            after[:] = 0
+        if z >= 0:
             for y in range(first, last, _ROWS):
-                results = out[tile, z, y : min(y + _ROWS, last)]
+                results = out[z, y : min(y + _ROWS, last)]
                 _convolve(layers, weight, bias, (z, y - first, width), sums, results)
 
 
@@ -66,14 +75,11 @@ def _strip_rows(most: int, channels: int, width: int) -> int:
 
 
 @numba.njit(nogil=True, cache=True)
-def _aligned(shape: Any) -> Any:
+def _aligned_zeros(size: int) -> Any:
     """Zeros (float32) that begin on a cache line."""
-    size = 1
-    for length in shape:
-        size *= length
     zeros = np.zeros(size + _LANES, np.float32)
     start = -(zeros.ctypes.data // zeros.itemsize) % _LANES
-    return zeros[start : start + size].reshape(shape)
+    return zeros[start : start + size]
 
 
 @numba.njit(nogil=True, fastmath=_MODE, cache=True)
