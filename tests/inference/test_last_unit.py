@@ -19,7 +19,9 @@ SLOPES = {
 }
 
 
-def make_network(classes: int, activation: str = "prelu", *, is_residual: bool = True) -> list:
+def make_network(
+    classes: int, activation: str = "prelu", *, is_residual: bool = True
+) -> list[torch.nn.Module]:
     """An upsampling of 5 channels, an activation and a convolution, and the same rewritten."""
     torch.manual_seed(classes)
     unit: torch.nn.Module = torch.nn.Conv3d(classes, classes, 3, padding=1)
@@ -130,3 +132,13 @@ def test_another_unit_stays_with_torch(unit: torch.nn.Module) -> None:
     assert not any(isinstance(one, LastUnit) for one in faster.modules())
     with torch.inference_mode():
         torch.testing.assert_close(faster(coarse), network(coarse), atol=2e-5, rtol=1e-4)
+
+
+def test_a_listener_inside_the_unit_keeps_it_with_torch() -> None:
+    network, _ = make_network(2)
+    heard: list[torch.Tensor] = []
+    network[3].conv.register_forward_hook(lambda _, __, result: heard.append(result))
+    faster, coarse = rewritten(network), torch.randn(2, 5, 4, 4, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(faster(coarse), network(coarse), atol=2e-5, rtol=1e-4)
+    assert len(heard) == 2

@@ -10,7 +10,7 @@ import torch
 from unet_batch.errors import BundleError
 from unet_batch.inference.rewriting import rewritten
 from unet_batch.models.bundle import Bundle
-from unet_batch.models.precision import Precision, memory_layout, resolve_precision
+from unet_batch.models.precision import Precision, dtype_of, memory_layout, resolve_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +97,14 @@ class TorchEngine:
         self.name = f"torch {self.precision}"
         self._layout = memory_layout(self.precision, self.device, 2 if frame.is_planar else 3)
         if self.device.type == "cpu" and not as_it_is:
-            dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-            network = rewritten(network, dtype)
+            network = rewritten(network, dtype_of(self.precision))
         self._network = network.to(self.device).eval()
         self._network.to(memory_format=self._layout)  # type: ignore[call-overload]
 
     def tiles(self, count: int) -> torch.Tensor:
         """An uninitialised batch of `count` tiles."""
         shape = (count, self.frame.in_channels, *self.frame.roi_zyx)
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        dtype = dtype_of(self.precision)
         layout = torch.contiguous_format if self.frame.is_planar else self._layout
         return torch.empty(shape, device=self.device, dtype=dtype, memory_format=layout)
 

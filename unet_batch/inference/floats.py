@@ -1,4 +1,4 @@
-"""Floats: bfloat16 for kernels compiled by numba, which does not know the type.
+"""Floats: bfloat16 for kernels compiled by numba and for NumPy, which do not know the type.
 
 It travels as uint16, of the same bits: the upper half of a float32.
 """
@@ -9,8 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numba import types
 from numba.extending import intrinsic, overload
+from numpy.typing import NDArray
+
+
+def as_numbers(tensor: torch.Tensor) -> NDArray[Any]:
+    """A contiguous tensor as an array: bfloat16 as its bits, any other type as float32."""
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy()
+    return tensor.float().numpy()
 
 
 @intrinsic

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from unet_batch.errors import BundleError
 from unet_batch.inference import kernels
+from unet_batch.inference.floats import as_numbers
 from unet_batch.inference.head import NOT_FINITE
 from unet_batch.tiling.box import Box, Index
 from unet_batch.tiling.importance import Importance, importance_bells, importance_map
@@ -150,10 +151,7 @@ def as_planes(logits_czyx: torch.Tensor, *, is_last: bool) -> NDArray[Any]:
     """
     ordered = logits_czyx.permute(1, 2, 3, 0)[None] if is_last else logits_czyx
     ordered = ordered.contiguous()
-    planes = ordered.reshape(*ordered.shape[:3], -1) if is_last else ordered
-    if logits_czyx.dtype == torch.bfloat16:
-        return planes.view(torch.uint16).numpy()
-    return planes.float().numpy()
+    return as_numbers(ordered.reshape(*ordered.shape[:3], -1) if is_last else ordered)
 
 
 def finish(

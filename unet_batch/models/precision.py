@@ -23,6 +23,11 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
     return "bf16" if has_native_bf16(device) else "fp32"
 
 
+def dtype_of(precision: Literal["fp32", "bf16"]) -> torch.dtype:
+    """The type that convolutions compute in."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
 def memory_layout(
     precision: Literal["fp32", "bf16"], device: torch.device, spatial_dims: int
 ) -> torch.memory_format:

@@ -16,7 +16,7 @@ from unet_batch.inference.model_address import load_model
 from unet_batch.inference.outcome import Target
 from unet_batch.models.bundle import WEIGHTS, Bundle, require_alike
 from unet_batch.models.footprint import ForwardCost, forward_cost
-from unet_batch.models.precision import resolve_precision
+from unet_batch.models.precision import dtype_of, resolve_precision
 from unet_batch.planning.cost import CPU_PACE, GPU_PACE, ModelCost
 from unet_batch.planning.long_plan import LongPlan
 from unet_batch.planning.partition import in_partition
@@ -251,9 +251,8 @@ class SegmentJob:
     def model_cost(self) -> ModelCost:
         """What the Bundle's network weighs in memory, per batch of tiles."""
         inference, roi = self.spec.inference, self.roi_zyx[3 - self.bundle.spatial_dims :]
-        precision = resolve_precision(inference.precision, torch.device("cpu"))
+        dtype = dtype_of(resolve_precision(inference.precision, torch.device("cpu")))
         batch = (inference.batch_size, self.bundle.in_channels, *roi)
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         costs = [_pass_cost(bundle, batch, dtype) for bundle in self.bundles]
         return ModelCost(
             num_channels=self.bundle.in_channels,

@@ -35,14 +35,14 @@ def rewritten(network: torch.nn.Module, dtype: torch.dtype = torch.float32) -> t
 
     `dtype` is what its convolutions will compute in: bfloat16 under autocast.
     """
-    network = copy.deepcopy(network).eval()
+    network, has_onednn = copy.deepcopy(network).eval(), _has_onednn(dtype)
     fold_norms(network)
     replace_upsampling(network, dtype)
-    if _has_onednn(dtype):
+    if has_onednn:
         open_skips(network)
     replace_last_unit(network)
     add_in_place(network)
-    if _has_onednn(dtype):
+    if has_onednn:
         activate_convolutions(network, dtype)
     return network
 

@@ -16,8 +16,8 @@ import torch
 
 from unet_batch.inference.rewriting.sequences import is_plain, sequences
 
-_CONVOLUTIONS = (torch.nn.Conv2d, torch.nn.Conv3d)
-_TRANSPOSED = (torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
+TRANSPOSED = (torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
+CONVOLUTIONS = (torch.nn.Conv2d, torch.nn.Conv3d, *TRANSPOSED)
 
 
 class ActivatedConvolution(torch.nn.Module):
@@ -29,7 +29,7 @@ class ActivatedConvolution(torch.nn.Module):
         self.weight = torch.nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
         self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
         where = [list(layer.padding), list(layer.stride), list(layer.dilation)]
-        if isinstance(layer, _TRANSPOSED):
+        if isinstance(layer, TRANSPOSED):
             where.insert(1, list(layer.output_padding))
             self._convolve = torch.ops.mkldnn._convolution_transpose_pointwise  # noqa: SLF001 (what torch.compile calls)
         else:
@@ -58,7 +58,7 @@ def activate_convolutions(network: torch.nn.Module, dtype: torch.dtype) -> None:
 
 def _is_padded_with_zeros(layer: torch.nn.Module) -> bool:
     """Whether `layer` is a convolution as oneDNN has it; others are rare."""
-    if not is_plain(layer, *_CONVOLUTIONS, *_TRANSPOSED):
+    if not is_plain(layer, *CONVOLUTIONS):
         return False
     return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 

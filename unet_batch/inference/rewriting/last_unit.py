@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from monai.networks.blocks.convolutions import ResidualUnit
 
+from unet_batch.inference.floats import as_numbers
 from unet_batch.inference.rewriting.convolutions import slope_of
 from unet_batch.inference.rewriting.last_unit_kernel import convolve_phases
 from unet_batch.inference.rewriting.sequences import is_plain, sequences, steps
@@ -61,8 +62,7 @@ class LastUnit(torch.nn.Module):
         words = phases.view(torch.int32 if dtype == torch.bfloat16 else torch.int64)
         shape = [2 * (n - 1) for n in phases.shape[1:4]]
         logits = phases.new_empty(len(phases), *shape, classes)
-        numbers = logits.view(torch.uint16) if dtype == torch.bfloat16 else logits
-        rows = numbers.flatten(-2).numpy()
+        rows = as_numbers(logits.flatten(-2))
         convolve_phases(words.numpy(), self._weight, self._bias, self._slope, rows)
         return logits.movedim(-1, 1)
 

@@ -7,10 +7,9 @@ from itertools import pairwise
 import torch
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from unet_batch.inference.rewriting.convolutions import CONVOLUTIONS, TRANSPOSED
 from unet_batch.inference.rewriting.sequences import Place, is_plain, sequences
 
-_TRANSPOSED = (torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
-_CONVOLUTIONS = (torch.nn.Conv2d, torch.nn.Conv3d, *_TRANSPOSED)
 _NORMS = (torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
 
 
@@ -23,10 +22,10 @@ def fold_norms(network: torch.nn.Module) -> None:
 
 def _fold(place: Place, follower: Place) -> None:
     layer, norm = place.module, follower.module
-    if not (is_plain(layer, *_CONVOLUTIONS) and is_plain(norm, *_NORMS)):
+    if not (is_plain(layer, *CONVOLUTIONS) and is_plain(norm, *_NORMS)):
         return
     if norm.running_mean is None or layer.groups != 1:
         return
-    is_transposed = isinstance(layer, _TRANSPOSED)
+    is_transposed = isinstance(layer, TRANSPOSED)
     place.put(fuse_conv_bn_eval(layer, norm, transpose=is_transposed))
     follower.clear()

@@ -14,12 +14,11 @@ from typing import Self
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
+from unet_batch.inference.rewriting.convolutions import TRANSPOSED
 from unet_batch.inference.rewriting.sequences import is_plain
 
 Parts = torch.Tensor | Sequence[torch.Tensor]
 """A tensor (n, c, ...), or several whose channels follow each other."""
-
-_TRANSPOSED = (torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
 
 # From here on oneDNN's own transposed convolution is as fast in bf16; fp32 would gain up to 16.
 _MOST_CLASSES = 4
@@ -126,7 +125,7 @@ def replace_upsampling(network: torch.nn.Module, dtype: torch.dtype) -> None:
     """Replace each transposed convolution for which a PhaseUpsampling is faster."""
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):
-            if isinstance(layer, _TRANSPOSED) and _is_doubling(layer):
+            if isinstance(layer, TRANSPOSED) and _is_doubling(layer):
                 setattr(parent, name, PhaseUpsampling(layer, dtype))
 
 
@@ -136,7 +135,7 @@ def _is_doubling(layer: torch.nn.ConvTranspose2d | torch.nn.ConvTranspose3d) -> 
     wanted = tuple((n,) * (layer.weight.ndim - 2) for n in (3, 2, 1, 1, 1))
     return (
         shape == wanted
-        and is_plain(layer, *_TRANSPOSED)
+        and is_plain(layer, *TRANSPOSED)
         and layer.groups == 1
         and layer.out_channels <= _MOST_CLASSES
     )
