@@ -23,6 +23,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
+import unet_batch.formats.blosc_frames  # noqa: F401 (registers codecs)
 from unet_batch.errors import GeometryError, ScanError, UnreadableScanError, VoxelError
 from unet_batch.formats.dicom_file import code
 from unet_batch.formats.geometry import check_affine
