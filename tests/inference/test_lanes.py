@@ -17,6 +17,7 @@ from unet_batch.inference.head import Head
 from unet_batch.inference.lanes import Lanes
 from unet_batch.inference.predictor import Predictor
 from unet_batch.inference.skipping import Piece
+from unet_batch.planning.lanes import MOST_LEFT
 from unet_batch.planning.specs.intensity import IntensitySpec
 from unet_batch.planning.volume_info import ChannelStatistics
 from unet_batch.tiling.blocks import BlockLayout
@@ -83,17 +84,40 @@ def test_an_error_is_raised_and_ends_all_lanes(number: int, where: str) -> None:
     assert finished[-3:] == [0, 1, 2]
 
 
-def test_work_is_asked_for_only_when_a_lane_is_free() -> None:
-    asked, finished = list[int](), list[int]()
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_lane_that_is_ahead_goes_on_but_not_far(number: int) -> None:
+    asked, finished, waits = list[int](), list[int](), threading.Event()
 
     def work() -> Iterator[int]:
         for value in range(20):
             asked.append(value)
-            assert len(asked) - len(finished) <= 3
+            assert len(asked) - len(finished) <= number + MOST_LEFT
+            if len(asked) == number + MOST_LEFT:
+                waits.set()  # all that may be asked for while the first is not through
             yield value
 
-    Lanes(3).run(work(), lambda value: value, lambda value, _: finished.append(value))
-    assert finished == asked
+    def do(value: int) -> None:
+        if value == 0:
+            assert waits.wait(timeout=60)
+            sleep(0.05)  # time to ask for more, if anyone would
+            assert len(asked) == number + MOST_LEFT
+            assert not finished
+
+    Lanes(number).run(work(), do, lambda value, _: finished.append(value))
+    assert finished == asked == list(range(20))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_work_is_asked_for_only_when_a_lane_is_free(number: int) -> None:
+    done, finished = list[int](), list[int]()
+
+    def work() -> Iterator[int]:
+        for value in range(20):
+            assert value - len(done) < number
+            yield value
+
+    Lanes(number).run(work(), done.append, lambda value, _: finished.append(value))
+    assert finished == list(range(20))
 
 
 def test_a_free_lane_begins_the_work_of_the_next_caller() -> None:

@@ -99,8 +99,12 @@ def test_small_volumes_lie_side_by_side_as_far_as_memory_goes() -> None:
     plan = Plan(planner(), infos)
     each = planner().footprint(plan.volumes["small"]).total
     weights = planner().model.weight_bytes
+    waiting = 2 * 2 * 4 * 32**3  # float32 logits of two classes, of a batch of two tiles
     for number in (1, 2, 5):
-        budget = weights + number * (each - weights) + 1
+        budget = weights + number * (each - weights) + (number > 1) * waiting
+        if number > 1:
+            short = Plan(replace(planner(), memory_budget=budget - 1), infos[:1])
+            assert short.lanes_within_memory(4) == (1 if number == 2 else 4)
         tight = Plan(replace(planner(), memory_budget=budget), infos[:1])
         assert tight.lanes_within_memory(4) == min(4, number)
 
@@ -113,8 +117,9 @@ def test_lanes_share_out_a_batch_of_large_tiles() -> None:
     assert [lane_batch(4, lanes, (64, 64, 64)) for lanes in (1, 2, 4)] == [4, 4, 4]
     largest = Plan(wide, infos).largest_footprint
     assert largest is not None
+    waiting = 2 * 2 * 4 * 96**3  # float32 logits of two classes, of a lane's batch of two tiles
     for more, lanes in ((-1, 1), (0, 2), (2**20 - 1, 2), (2**20, 4)):  # two tiles are 2^19 bytes
-        plan = Plan(replace(wide, memory_budget=largest.total + more), [])
+        plan = Plan(replace(wide, memory_budget=largest.total + waiting + more), [])
         plan.volumes["large"] = Plan(wide, infos).volumes["large"]
         assert plan.lanes_within_memory(4) == lanes
 

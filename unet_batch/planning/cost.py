@@ -8,7 +8,7 @@ is predicted to take less time is chosen, cut by cut.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from math import ceil, inf, prod
@@ -54,6 +54,10 @@ class ModelCost:
     def num_sums(self) -> int:
         """Sums of one voxel."""
         return self.num_members * self.num_classes + self.has_weights
+
+    def logit_bytes(self, roi_zyx: Sequence[int]) -> int:
+        """Logits of a tile, in float32."""
+        return _SUM_BYTES * self.num_members * self.num_classes * prod(roi_zyx)
 
 
 Cuts = Literal["auto", "travel", "recompute"]

@@ -10,6 +10,10 @@ MAX_LANES = 4
 SMALL_TILE_VOXELS = 64**3
 LEAST_BATCH = 2  # tiles: of one alone, torch is half as fast in float32
 
+MOST_LEFT = 1
+"""Batches whose logits wait for their turn, beside those that lanes are at work on: a pass takes
+now a little longer, now a little less, but not twice as long."""
+
 
 def lane_counts(num_cpus: int) -> list[int]:
     """How many lanes may share `num_cpus` cores evenly, the most first; 1 is always among them."""

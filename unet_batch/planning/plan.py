@@ -27,7 +27,7 @@ from unet_batch.planning.cost import (
     choose_layout,
     footprint,
 )
-from unet_batch.planning.lanes import lane_batch, lane_counts
+from unet_batch.planning.lanes import MOST_LEFT, lane_batch, lane_counts
 from unet_batch.planning.packing import full_pack, least_pack, packs
 from unet_batch.planning.specs.grid import OWN_GRID, GridSpec
 from unet_batch.planning.specs.segment import InferenceSpec
@@ -223,7 +223,7 @@ class Plan:
         """How many lanes of a Replica of `num_cpus` cores its memory budget has room for.
 
         Each has a batch under way, and of small Volumes one of its own; the weights are shared,
-        and so is the slab of a large Volume.
+        and so is the slab of a large Volume. Logits of MOST_LEFT batches wait for their turn.
         """
         planner, model, largest = self.planner, self.planner.model, self.largest_footprint
         batch_size, small = planner.inference.batch_size, self._small_bytes()
@@ -231,9 +231,11 @@ class Plan:
             return 1
 
         def needed(lanes: int) -> float:
-            batches = lanes * lane_batch(batch_size, lanes, planner.roi_zyx) / batch_size
-            large = largest.total + (batches - 1) * model.forward_bytes
-            return max(large, lanes * (small - model.weight_bytes) + model.weight_bytes)
+            share = lane_batch(batch_size, lanes, planner.roi_zyx)
+            large = largest.total + (lanes * share / batch_size - 1) * model.forward_bytes
+            packed = lanes * (small - model.weight_bytes) + model.weight_bytes
+            waiting = MOST_LEFT * share if lanes > 1 else 0
+            return max(large, packed) + waiting * model.logit_bytes(planner.roi_zyx)
 
         fitting = (n for n in lane_counts(num_cpus) if needed(n) <= planner.memory_budget)
         return next(fitting, 1)
