@@ -19,8 +19,7 @@ import numpy as np
 
 from unet_batch.inference.block_pass import BlockOrder
 from unet_batch.inference.pool import ReplicaSize
-from unet_batch.inference.reading import PieceRef
-from unet_batch.inference.references import ArrayRef
+from unet_batch.inference.references import ArrayRef, PieceRef
 from unet_batch.inference.replica import ReplicaReport
 from unet_batch.inference.writing import Done
 from unet_batch.tiling.box import Box

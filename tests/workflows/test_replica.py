@@ -20,8 +20,7 @@ from ray.exceptions import ObjectLostError, RayTaskError
 from unet_batch.inference import replica as replica_module
 from unet_batch.inference.block_pass import BlockOrder
 from unet_batch.inference.places import PACKS_AT_ONCE
-from unet_batch.inference.reading import PieceRef
-from unet_batch.inference.references import ArrayRef
+from unet_batch.inference.references import ArrayRef, PieceRef
 from unet_batch.inference.replica import Replica, ReplicaReport
 from unet_batch.planning.specs.segment import InferenceSpec
 from unet_batch.planning.volume_info import ChannelStatistics

@@ -95,7 +95,7 @@ def test_a_volume_of_many_blocks_and_replicas_is_stitched_exactly(
         place.archive,
         place.bundle,
         inference={"precision": "fp32", "batch_size": 2, "cuts": cuts},
-        resources={"memory_budget": "800KiB", "replicas": 2, "cpus_per_replica": 1},
+        resources={"memory_budget": "800KiB", "replicas": 2, "cpus_per_replica": 2},
     )
     job = SegmentJob.open(spec)
     layout = job.plan(job.infos, num_replicas=2).volumes["v0"].layout

@@ -15,15 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from unet_batch.errors import BundleError
-from unet_batch.models.bundle import Activation, Bundle
+from unet_batch.planning.specs.recipe import Activation
 from unet_batch.planning.specs.segment import InferenceSpec
+
+if TYPE_CHECKING:  # with a Bundle comes MONAI, which a worker that stitches need not wait for
+    from unet_batch.models.bundle import Bundle
 
 NOT_FINITE = (
     "the network's logits are NaN or infinite; check its weights, or predict with"

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from unet_batch.inference.reading import PieceRef
-from unet_batch.inference.references import ArrayRef, Ref
+from unet_batch.inference.references import ArrayRef, PieceRef, Ref
 from unet_batch.inference.replica import ReplicaReport
 from unet_batch.planning.plan import BlockKey
 from unet_batch.tiling.blocks import Cell

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from typing import Any
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from ray.util.dask import ray_dask_get
 
 from unet_batch.errors import UnetBatchError
-from unet_batch.inference.references import ArrayRef
+from unet_batch.inference.references import ArrayRef, PieceRef
 from unet_batch.side_by_side import each
 from unet_batch.storage.stores import is_far, limit_zarr_threads
 from unet_batch.storage.volume import Volume
@@ -38,17 +37,6 @@ IO_WORKERS = 2  # processes beside a Replica that read and write
 READERS = 2  # tasks that read a Block, at least
 
 _REMOTE = {"num_cpus": IO_CPUS, "max_retries": 3}
-
-
-@dataclass(frozen=True, slots=True)
-class PieceRef:
-    """A box (c, z, y, x) of a Volume, and where its raw voxels are.
-
-    In a list of arrays, a text says why one could not be read.
-    """
-
-    box: Box
-    array: ArrayRef
 
 
 @ray.remote(num_cpus=IO_CPUS, max_retries=0)

@@ -2,7 +2,7 @@
 
 An object costs a tenth of a millisecond wherever it is made, sent and let go, which is as long
 as it takes to read a small scan. So the arrays of Volumes that are packed into one call travel
-together, as a list.
+together, as a list. What reads them imports Dask, which a Replica, that only fetches, never does.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+
+from unet_batch.tiling.box import Box
 
 Ref = Any  # ray.ObjectRef: its own generic type tells mypy nothing
 
@@ -26,6 +28,17 @@ class ArrayRef:
     def of(self, value: Any) -> Any:
         """The array, `value` being what `ref` refers to."""
         return value if self.index is None else value[self.index]
+
+
+@dataclass(frozen=True, slots=True)
+class PieceRef:
+    """A box (c, z, y, x) of a Volume, and where its raw voxels are.
+
+    In a list of arrays, a text says why one could not be read.
+    """
+
+    box: Box
+    array: ArrayRef
 
 
 def fetch(wanted: Iterable[ArrayRef]) -> dict[Ref, Any]:

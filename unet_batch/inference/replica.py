@@ -37,8 +37,7 @@ from unet_batch.inference.places import Places
 from unet_batch.inference.precision_check import labels_differ
 from unet_batch.inference.predictor import Predictor
 from unet_batch.inference.presets import MirroredEngine
-from unet_batch.inference.reading import PieceRef
-from unet_batch.inference.references import ArrayRef, Ref, fetch
+from unet_batch.inference.references import ArrayRef, PieceRef, Ref, fetch
 from unet_batch.inference.skipping import Piece, SkipRule
 from unet_batch.inference.stopwatch import Stopwatch
 from unet_batch.models.precision import resolve_precision

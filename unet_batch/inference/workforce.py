@@ -15,8 +15,8 @@ from unet_batch.inference.block_pass import BlockOrder
 from unet_batch.inference.head import Head
 from unet_batch.inference.places import PACKS
 from unet_batch.inference.postprocessing import postprocess
-from unet_batch.inference.reading import IO_CPUS, IO_WORKERS, PieceRef, read_pack, read_pieces
-from unet_batch.inference.references import ArrayRef, Ref
+from unet_batch.inference.reading import IO_CPUS, IO_WORKERS, read_pack, read_pieces
+from unet_batch.inference.references import ArrayRef, PieceRef, Ref
 from unet_batch.inference.stitching import prepare_stitcher, stitch
 from unet_batch.inference.writing import Publication, RegionWork, publish, write_regions
 from unet_batch.planning.specs.postprocess import PostprocessStep

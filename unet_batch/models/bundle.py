@@ -37,14 +37,12 @@ from unet_batch.models.networks import Definition, build_network, define_network
 from unet_batch.planning.specs.base import SpecModel
 from unet_batch.planning.specs.grid import OWN_GRID, GridSpec
 from unet_batch.planning.specs.intensity import IntensitySpec
+from unet_batch.planning.specs.recipe import Activation
 from unet_batch.planning.volume_info import Json, LabelClass
 
 CONFIG = Path("configs/unet_batch.json")
 WEIGHTS = Path("models/model.safetensors")
 _MAX_CONFIG_BYTES = 64 * 2**20
-
-Activation = Literal["softmax", "sigmoid"]
-"""What makes probabilities of logits: of classes that exclude each other, or that may overlap."""
 
 
 class BundleConfig(SpecModel):
