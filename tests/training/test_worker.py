@@ -24,7 +24,7 @@ from unet_batch.storage.archive import Archive
 from unet_batch.storage.volume import Volume
 from unet_batch.tiling.box import Box
 from unet_batch.training.task import plan_training
-from unet_batch.training.worker import Diverged, History, load_checkpoint, train_worker
+from unet_batch.training.worker import Diverged, History, load_checkpoint, packed, train_worker
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -89,8 +89,7 @@ def train(
         fields = {"steps": 6, "batch_size": 2, "log_every": 1, "checkpoint_every": 3} | training
         spec = here.model_copy(update={"training": TrainingSpec.model_validate(fields)})
         config = {
-            "task": plan_training(archive, spec),
-            "segment": guess,
+            "work": packed(plan_training(archive, spec), guess),
             "num_threads": 1,
             "mailbox": SimpleNamespace(post=SimpleNamespace(remote=done.events.append)),
         }

@@ -40,10 +40,13 @@ def tune_process(num_threads: int) -> None:
 
 
 def use_threads(num_threads: int) -> None:
-    """Let what the current thread asks of torch and numba run on `num_threads` threads."""
-    torch.set_num_threads(num_threads)
+    """Let what the current thread asks of torch and numba run on `num_threads` threads.
+
+    numba comes first: when it begins its threads, it tells OpenMP, and so torch, of all cores.
+    """
     most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     numba.set_num_threads(min(num_threads, most))
+    torch.set_num_threads(num_threads)
 
 
 def own_device() -> torch.device:

@@ -18,7 +18,7 @@ from unet_batch.planning.specs.recipe import TrainResourceSpec, WorkerRange
 from unet_batch.training.mailbox import Relay
 from unet_batch.training.task import TrainTask
 from unet_batch.training.validation import Segmenter
-from unet_batch.training.worker import Diverged, History, load_checkpoint, train_worker
+from unet_batch.training.worker import Diverged, History, load_checkpoint, packed, train_worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def scaling_config(resources: TrainResourceSpec, num_cpus: int) -> ray.train.Sca
 def _make_trainer(task: TrainTask, segment: Segmenter, folder: Path, mailbox: Any) -> TorchTrainer:
     resources = task.spec.resources
     num_cpus = cpus_per_worker(resources, ray.nodes())  # type: ignore[no-untyped-call]
-    config = {"task": task, "segment": segment, "num_threads": num_cpus, "mailbox": mailbox}
+    config = {"work": packed(task, segment), "num_threads": num_cpus, "mailbox": mailbox}
     return TorchTrainer(
         # mypy sees Ray Train V1, whose workers return nothing.
         train_worker,  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import ray.train
 import torch
+from ray import cloudpickle
 from ray.train.torch import get_device, prepare_model
 
 from unet_batch.evaluation.measuring import Scoring
@@ -63,14 +65,25 @@ class History:
     is_finished: bool = False
 
 
+def packed(task: TrainTask, segment: Segmenter) -> bytes:
+    """What a worker is to do, with the Segmenter of validations.
+
+    Ray Train's controller, which unpickles what workers are given, would import MONAI and all
+    else that a task consists of: a training began three seconds later, on every worker again.
+    """
+    work: bytes = cloudpickle.dumps((task, segment))  # type: ignore[no-untyped-call]
+    return work
+
+
 def train_worker(config: dict[str, Any]) -> Diverged | None:
     """Train on this worker's share of the batches until `training.steps` are done.
 
-    `config` holds the `task`, the `segment` of validations, this worker's `num_threads`, and
-    the `mailbox` for events.
+    `config` holds the `work`, as `packed`, this worker's `num_threads`, and the `mailbox` for
+    events.
     """
     tune_process(min(config["num_threads"], os.cpu_count() or 1))
-    worker = _Worker(config["task"], config["segment"], config["mailbox"])
+    task, segment = pickle.loads(config["work"])  # noqa: S301 (of `packed`, by the driver)
+    worker = _Worker(task, segment, config["mailbox"])
     worker.resume()
     return worker.run()
 
