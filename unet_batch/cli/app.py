@@ -5,6 +5,7 @@ Workflows are imported by the command that calls them, so that `--help` answers 
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import typer
@@ -59,3 +60,5 @@ def main() -> None:
     except UnetBatchError as error:
         sys.stderr.write(f"unet-batch: {error}\n")
         sys.exit(Exit.REFUSED)
+    finally:
+        gc.freeze()  # else, to end, Python looks through all of torch and MONAI for a second
