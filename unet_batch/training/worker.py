@@ -68,8 +68,8 @@ class History:
 def packed(task: TrainTask, segment: Segmenter) -> bytes:
     """What a worker is to do, with the Segmenter of validations.
 
-    Ray Train's controller, which unpickles what workers are given, would import MONAI and all
-    else that a task consists of: a training began three seconds later, on every worker again.
+    Ray Train's controller unpickles what workers are given. As bytes, it need not import MONAI
+    for that: a training of one worker begins seven seconds sooner on two cores.
     """
     work: bytes = cloudpickle.dumps((task, segment))  # type: ignore[no-untyped-call]
     return work

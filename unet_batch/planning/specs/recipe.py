@@ -10,6 +10,7 @@ from unet_batch.planning.specs.base import Bytes, SpecModel
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Activation = Literal["softmax", "sigmoid"]
+"""What makes probabilities of logits: of classes that exclude each other, or that may overlap."""
 
 DEFAULT_BATCH_SIZE = 4
 
