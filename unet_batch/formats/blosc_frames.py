@@ -28,7 +28,7 @@ def check_frame(content: Any) -> None:
     """Raises ValueError where `content` is not as many bytes as it says of itself."""
     frame = memoryview(ensure_contiguous_ndarray(content)).cast("B")
     if len(frame) < _HEADER.size:
-        raise ValueError(f"a Blosc frame of {len(frame)} bytes; its header alone has 16")
+        raise ValueError(f"a Blosc frame of {len(frame)} bytes; its header has {_HEADER.size}")
     length = _HEADER.unpack_from(frame)[-1]
     if length != len(frame):
         raise ValueError(f"a Blosc frame of {len(frame)} bytes says that it has {length}")
@@ -44,7 +44,7 @@ class CheckedBlosc(Blosc):  # type: ignore[misc]
 
 
 class CheckedBloscCodec(BloscCodec):
-    """For Zarr v3."""
+    """For Zarr v3; zarr-python calls the one or the other, by its version and by who asks."""
 
     @override
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
