@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from unet_batch.inference import choosing
 from unet_batch.inference.choosing import choose_engine, lanes_of
 from unet_batch.inference.engine import Engine, Frame, TorchEngine
 from unet_batch.models.networks import build_network
+from unet_batch.models.precision import resolve_precision
+from unet_batch.models.process import use_threads
 from unet_batch.planning.volume_info import Json
 
 CPU = torch.device("cpu")
@@ -43,6 +46,35 @@ def test_torch_and_openvino_give_the_plain_networks_logits(
         ]
         for engine in engines:
             torch.testing.assert_close(engine.forward(tiles), plain, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("residual_unet", {"channels": [4, 8, 16]}),
+        ("unet", {"channels": [4, 8, 8]}),
+        ("attention_unet", {"channels": [4, 8, 8]}),
+        ("dynunet", {"filters": [4, 8, 8]}),
+        ("segresnet", {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}),
+    ],
+)
+def test_a_tile_does_not_depend_on_its_neighbours_in_a_batch(
+    name: str, arguments: dict[str, Json], precision: Literal["fp32", "bf16"]
+) -> None:
+    if resolve_precision("auto", CPU) == "fp32" and precision == "bf16":
+        pytest.skip("this processor has no bfloat16")
+    torch.manual_seed(0)
+    network = build_network(
+        name, spatial_dims=3, in_channels=1, out_channels=2, arguments=arguments
+    )
+    use_threads(1)
+    engine = TorchEngine(network, Frame(1, 2, (32, 16, 16)), precision=precision)
+    tiles = engine.tiles(4).normal_()
+    with torch.inference_mode():
+        together = engine.forward(tiles)
+        for count in range(engine.min_batch, 4):
+            assert torch.equal(engine.forward(tiles[:count]), together[:count])
 
 
 def test_nothing_is_reported_over_the_network() -> None:

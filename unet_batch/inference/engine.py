@@ -8,7 +8,7 @@ from typing import Protocol, Self
 import torch
 
 from unet_batch.errors import BundleError
-from unet_batch.inference.rewriting import rewritten
+from unet_batch.inference.rewriting import has_onednn, rewritten
 from unet_batch.models.bundle import Bundle
 from unet_batch.models.precision import Precision, dtype_of, memory_layout, resolve_precision
 
@@ -79,9 +79,6 @@ class TorchEngine:
     On a CPU it is rewritten to be faster (`rewriting`), unless it is to run `as_it_is`.
     """
 
-    # A lone tile takes another oneDNN kernel in fp32: other bits, and half as fast.
-    min_batch = 2
-
     def __init__(
         self,
         network: torch.nn.Module,
@@ -95,6 +92,10 @@ class TorchEngine:
         self.device = device or torch.device("cpu")
         self.precision = resolve_precision(precision, self.device)
         self.name = f"torch {self.precision}"
+        # In float32 torch gives a small lone tile to another kernel than oneDNN's (ATen's
+        # ConvParams::use_mkldnn): other bits, and half as fast. On a GPU cuDNN may choose so too.
+        is_alike_alone = self.device.type == "cpu" and self.precision == "bf16"
+        self.min_batch = 1 if is_alike_alone and has_onednn(torch.bfloat16) else 2
         self._layout = memory_layout(self.precision, self.device, 2 if frame.is_planar else 3)
         if self.device.type == "cpu" and not as_it_is:
             network = rewritten(network, dtype_of(self.precision))

@@ -9,7 +9,8 @@ upsampling      a transposed convolution to a few classes becomes a convolution
 last_unit       what follows that, an activation and a convolution of these classes
                 at full resolution, is one kernel of our own
 joints          where branches meet, less is copied
-convolutions    a convolution and the activation after it are one call of oneDNN
+convolutions    a convolution and the activation after it are one call of oneDNN, its weights
+                laid out beforehand
 ==============  ====================================================================
 
 Measured with a residual U-Net 16-256, bf16 (AVX-512), a lane on each of two cores: the last three
@@ -23,8 +24,12 @@ import copy
 
 import torch
 
-from unet_batch.inference.rewriting.convolutions import activate_convolutions
-from unet_batch.inference.rewriting.joints import add_in_place, open_skips
+from unet_batch.inference.rewriting.convolutions import keeps_layout, pack_convolutions
+from unet_batch.inference.rewriting.joints import (
+    add_by_convolution,
+    add_in_place,
+    open_skips,
+)
 from unet_batch.inference.rewriting.last_unit import replace_last_unit
 from unet_batch.inference.rewriting.norms import fold_norms
 from unet_batch.inference.rewriting.upsampling import replace_upsampling
@@ -35,19 +40,20 @@ def rewritten(network: torch.nn.Module, dtype: torch.dtype = torch.float32) -> t
 
     `dtype` is what its convolutions will compute in: bfloat16 under autocast.
     """
-    network, has_onednn = copy.deepcopy(network).eval(), _has_onednn(dtype)
+    network, is_fast = copy.deepcopy(network).eval(), has_onednn(dtype)
     fold_norms(network)
     replace_upsampling(network, dtype)
-    if has_onednn:
+    if is_fast:
         open_skips(network)
     replace_last_unit(network)
     add_in_place(network)
-    if has_onednn:
-        activate_convolutions(network, dtype)
+    if is_fast and not keeps_layout(network, dtype):
+        add_by_convolution(network, dtype)
+        pack_convolutions(network, dtype)
     return network
 
 
-def _has_onednn(dtype: torch.dtype) -> bool:
+def has_onednn(dtype: torch.dtype) -> bool:
     """Whether oneDNN takes tensors of `dtype` here; torch's own layers do without, if need be."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False

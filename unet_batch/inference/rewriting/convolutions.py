@@ -1,7 +1,8 @@
-"""Convolutions: one and the activation after it are a single call of oneDNN.
+"""Convolutions: each is one call of oneDNN, with what follows it, and with weights as it reads them.
 
 What a convolution gives then passes through memory once instead of twice, and is rounded after
-the activation. Its weights are converted to bfloat16 once, not in every pass.
+the activation. Its weights are converted to bfloat16 once, and laid out once, not in every pass; with packed
+weights torch leaves the result channels-last, which oneDNN convolves faster, in float32 too.
 
 A plain ReLU is left to torch: oneDNN's makes a zero of what is not a number, and nobody would see
 that a volume went wrong.
@@ -9,55 +10,113 @@ that a volume went wrong.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import zip_longest
 from typing import Any
 
 import torch
 
-from unet_batch.inference.rewriting.sequences import is_plain, sequences
+from unet_batch.inference.rewriting.sequences import Place, is_plain, sequences
 
 TRANSPOSED = (torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
 CONVOLUTIONS = (torch.nn.Conv2d, torch.nn.Conv3d, *TRANSPOSED)
 
+_NONE: list[Any] = ["none", [], ""]
 
-class ActivatedConvolution(torch.nn.Module):
-    """A convolution, transposed or not, then max(x, 0) + slope * min(x, 0), the slope not 0."""
 
-    def __init__(self, layer: Any, slope: float, dtype: torch.dtype) -> None:
+class PackedConvolution(torch.nn.Module):
+    """A convolution, transposed or not, then max(x, 0) + slope * min(x, 0), if there is a slope.
+
+    The first pass lays the weights out as oneDNN wants them for tiles like its own; others it
+    takes as well.
+    """
+
+    def __init__(self, layer: Any, dtype: torch.dtype, slope: float | None = None) -> None:
         super().__init__()
         bias = None if layer.bias is None else layer.bias.detach().to(dtype)
         self.weight = torch.nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
         self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
-        where = [list(layer.padding), list(layer.stride), list(layer.dilation)]
+        self._where = [list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups]
+        self._activation = _NONE if slope is None else ["leaky_relu", [slope], ""]
+        ops = torch.ops.mkldnn  # what torch.compile calls
         if isinstance(layer, TRANSPOSED):
-            where.insert(1, list(layer.output_padding))
-            self._convolve = torch.ops.mkldnn._convolution_transpose_pointwise  # noqa: SLF001 (what torch.compile calls)
+            self._where.insert(1, list(layer.output_padding))
+            self._convolve = ops._convolution_transpose_pointwise  # noqa: SLF001
+            self._pack = ops._reorder_convolution_transpose_weight  # noqa: SLF001
         else:
-            self._convolve = torch.ops.mkldnn._convolution_pointwise  # noqa: SLF001
-        self._where = [*where, layer.groups]
-        self._activation = ["leaky_relu", [slope], ""]
+            self._convolve = ops._convolution_pointwise  # noqa: SLF001
+            self._pack = ops._reorder_convolution_weight  # noqa: SLF001
 
     def forward(self, tensor: torch.Tensor) -> torch.Tensor:
         """(n, c, ...) to (n, channels, ...), as the convolution gave."""
-        tensor = tensor.to(self.weight.dtype)
+        tensor, weight = self._ready(tensor)
         result: torch.Tensor = self._convolve(
-            tensor, self.weight, self.bias, *self._where, *self._activation
+            tensor, weight, self.bias, *self._where, *self._activation
         )
         return result
 
+    def add_to(self, result: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+        """`result` (n, channels, ...), to which what the convolution gives is added in place.
 
-def activate_convolutions(network: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Join each convolution with the activation that runs right after it."""
+        Not of a transposed one, nor of one with an activation.
+        """
+        tensor, weight = self._ready(tensor)
+        return convolve_onto(result, tensor, weight, self.bias, *self._where)
+
+    def _ready(self, tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What goes in, in the type of the weights; and these, packed from the first pass on."""
+        tensor, weight = tensor.to(self.weight.dtype), self.weight
+        if not weight.is_mkldnn:
+            packed = self._pack(weight, *self._where, list(tensor.shape))
+            # Lanes may both do so: one replaces what the other has laid out alike.
+            self.weight = weight = torch.nn.Parameter(packed, requires_grad=False)
+        return tensor, weight
+
+
+def convolve_onto(
+    result: torch.Tensor,
+    tensor: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    *where: Any,
+) -> torch.Tensor:
+    """Add a convolution of `tensor` to `result` in place; `where`: padding, stride, dilation,
+    groups."""
+    add = torch.ops.mkldnn._convolution_pointwise_.binary  # noqa: SLF001 (what torch.compile calls)
+    added: torch.Tensor = add(
+        result, tensor, weight, bias, *where, "add", None, None, [], None
+    )
+    return added
+
+
+def keeps_layout(network: torch.nn.Module, dtype: torch.dtype) -> bool:
+    """Whether all tensors of `network` should be as contiguous as its tiles are.
+
+    torch's instance norm copies what is channels-last, twice: a DynUNet in float32 took a third
+    longer.
+    """
+    norms = (torch.nn.InstanceNorm2d, torch.nn.InstanceNorm3d)
+    return dtype == torch.float32 and any(isinstance(one, norms) for one in network.modules())
+
+
+def pack_convolutions(network: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Pack the convolutions that run in sequences, each with the activation right after it."""
     for places in sequences(network):
-        for place, follower in pairwise(places):
-            layer, slope = place.module, slope_of(follower.module)
-            if slope and _is_padded_with_zeros(layer):
-                place.put(ActivatedConvolution(layer, slope, dtype))
-                follower.clear()
+        for place, follower in zip_longest(places, places[1:]):
+            if can_be_packed(place.module):
+                place.put(PackedConvolution(place.module, dtype, _taken_from(follower)))
 
 
-def _is_padded_with_zeros(layer: torch.nn.Module) -> bool:
-    """Whether `layer` is a convolution as oneDNN has it; others are rare."""
+def _taken_from(follower: Place | None) -> float | None:
+    """The slope of what follows a convolution, which is taken away; None where it stays."""
+    slope = slope_of(follower.module) if follower else None
+    if not slope or follower is None:
+        return None
+    follower.clear()
+    return slope
+
+
+def can_be_packed(layer: torch.nn.Module) -> bool:
+    """Whether `layer` is a convolution as oneDNN has it, padded with zeros; others are rare."""
     if not is_plain(layer, *CONVOLUTIONS):
         return False
     return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)

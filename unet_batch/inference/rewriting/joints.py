@@ -1,7 +1,7 @@
 """Joints: where branches of a network meet, with less copying.
 
 What a skip connection concatenates for an upsampling is not: that takes its channels in parts.
-What a residual unit adds is added in place.
+What a residual unit adds is added in place, by the convolution itself where there is one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ import torch
 from monai.networks.blocks.convolutions import ResidualUnit
 from monai.networks.layers.simplelayers import SkipConnection
 
+from unet_batch.inference.rewriting.convolutions import (
+    PackedConvolution,
+    can_be_packed,
+)
 from unet_batch.inference.rewriting.sequences import is_plain, sequences
 from unet_batch.inference.rewriting.upsampling import PhaseUpsampling
 
@@ -37,9 +41,10 @@ class ResidualSum(torch.nn.Module):
 
     def forward(self, tensor: torch.Tensor) -> torch.Tensor:
         """(n, c, ...) to (n, channels, ...)."""
-        residual = self.residual(tensor)
         result: torch.Tensor = self.conv(tensor)
-        return result.add_(residual)
+        if isinstance(self.residual, PackedConvolution):
+            return self.residual.add_to(result, tensor)
+        return result.add_(self.residual(tensor))
 
 
 def open_skips(network: torch.nn.Module) -> None:
@@ -62,3 +67,10 @@ def add_in_place(network: torch.nn.Module) -> None:
         for name, unit in list(parent.named_children()):
             if is_plain(unit, ResidualUnit):
                 setattr(parent, name, ResidualSum(unit))
+
+
+def add_by_convolution(network: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Let the convolutions beside those of residual units add what they give themselves."""
+    for unit in network.modules():
+        if isinstance(unit, ResidualSum) and can_be_packed(unit.residual):
+            unit.residual = PackedConvolution(unit.residual, dtype)

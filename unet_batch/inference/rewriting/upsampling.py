@@ -14,7 +14,7 @@ from typing import Self
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
-from unet_batch.inference.rewriting.convolutions import TRANSPOSED
+from unet_batch.inference.rewriting.convolutions import TRANSPOSED, convolve_onto
 from unet_batch.inference.rewriting.sequences import is_plain
 
 Parts = torch.Tensor | Sequence[torch.Tensor]
@@ -85,9 +85,8 @@ class PhaseUpsampling(torch.nn.Module):
 
     def _add(self, phases: torch.Tensor, part: torch.Tensor, weight: torch.Tensor) -> None:
         """Add to phases what another part of the channels gives."""
-        ones, part = [1] * self._dims, part.to(phases.dtype)
-        add = torch.ops.mkldnn._convolution_pointwise_.binary
-        add(phases, part, weight, None, ones, ones, ones, 1, "add", None, None, [], None)
+        ones = [1] * self._dims
+        convolve_onto(phases, part.to(phases.dtype), weight, None, ones, ones, ones, 1)
 
     def _laid_out(self, phases: torch.Tensor) -> torch.Tensor:
         """(n, ..., phases * classes) to (n, 2 * ..., classes)."""
