@@ -8,6 +8,7 @@ upsampling      a transposed convolution to a few classes becomes a convolution
                 whose channels are voxels' phases
 last_unit       what follows that, an activation and a convolution of these classes
                 at full resolution, is one kernel of our own
+instance_norms  an instance norm is done in place, with the activation after it
 joints          where branches meet, less is copied
 convolutions    a convolution and the activation after it are one call of oneDNN, its weights
                 laid out beforehand
@@ -24,7 +25,11 @@ import copy
 
 import torch
 
-from unet_batch.inference.rewriting.convolutions import keeps_layout, pack_convolutions
+from unet_batch.inference.rewriting.convolutions import pack_convolutions
+from unet_batch.inference.rewriting.instance_norms import (
+    has_instance_norms,
+    replace_instance_norms,
+)
 from unet_batch.inference.rewriting.joints import (
     add_by_convolution,
     add_in_place,
@@ -47,9 +52,12 @@ def rewritten(network: torch.nn.Module, dtype: torch.dtype = torch.float32) -> t
         open_skips(network)
     replace_last_unit(network)
     add_in_place(network)
-    if is_fast and not keeps_layout(network, dtype):
-        add_by_convolution(network, dtype)
-        pack_convolutions(network, dtype)
+    if is_fast:
+        replace_instance_norms(network)
+        # Packed, convolutions give channels-last in float32 too, which torch's own norms copy.
+        if dtype != torch.float32 or not has_instance_norms(network):
+            add_by_convolution(network, dtype)
+            pack_convolutions(network, dtype)
     return network
 
 

@@ -82,20 +82,8 @@ def convolve_onto(
     """Add a convolution of `tensor` to `result` in place; `where`: padding, stride, dilation,
     groups."""
     add = torch.ops.mkldnn._convolution_pointwise_.binary  # noqa: SLF001 (what torch.compile calls)
-    added: torch.Tensor = add(
-        result, tensor, weight, bias, *where, "add", None, None, [], None
-    )
+    added: torch.Tensor = add(result, tensor, weight, bias, *where, "add", None, None, [], None)
     return added
-
-
-def keeps_layout(network: torch.nn.Module, dtype: torch.dtype) -> bool:
-    """Whether all tensors of `network` should be as contiguous as its tiles are.
-
-    torch's instance norm copies what is channels-last, twice: a DynUNet in float32 took a third
-    longer.
-    """
-    norms = (torch.nn.InstanceNorm2d, torch.nn.InstanceNorm3d)
-    return dtype == torch.float32 and any(isinstance(one, norms) for one in network.modules())
 
 
 def pack_convolutions(network: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -103,11 +91,11 @@ def pack_convolutions(network: torch.nn.Module, dtype: torch.dtype) -> None:
     for places in sequences(network):
         for place, follower in zip_longest(places, places[1:]):
             if can_be_packed(place.module):
-                place.put(PackedConvolution(place.module, dtype, _taken_from(follower)))
+                place.put(PackedConvolution(place.module, dtype, take_slope(follower)))
 
 
-def _taken_from(follower: Place | None) -> float | None:
-    """The slope of what follows a convolution, which is taken away; None where it stays."""
+def take_slope(follower: Place | None) -> float | None:
+    """The slope of the activation that follows, which is taken away; None where it stays."""
     slope = slope_of(follower.module) if follower else None
     if not slope or follower is None:
         return None
