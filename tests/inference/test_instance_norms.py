@@ -40,7 +40,7 @@ def count(network: torch.nn.Module, *kinds: type[torch.nn.Module]) -> int:
 @pytest.mark.parametrize(
     "shape", [(2, 5, 9, 8, 7), (1, 32, 4, 4, 130), (3, 17, 40, 60), (1, 1, 2, 3)]
 )
-def test_it_gives_what_torch_does(shape: tuple[int, ...], slope: float, affine: bool) -> None:  # noqa: FBT001
+def test_it_gives_what_torch_does(shape: tuple[int, ...], slope: float, affine: bool) -> None:
     norm, tensor = make_norm(shape[1], len(shape) - 2, affine=affine), make_tensor(*shape)
     expected = torch.nn.functional.leaky_relu(norm(tensor.contiguous()), slope)
     result = InPlaceInstanceNorm(norm, slope)(tensor)

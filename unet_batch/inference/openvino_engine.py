@@ -1,7 +1,7 @@
 """OpenVinoEngine: the same network compiled by OpenVINO, for CPUs. An optional extra.
 
-It wins on nnU-Net's shape (instance norm), where torch's bfloat16 is held up by copies around
-each norm: 2.1 times on a 64³ tile of a DynUNet 32-320; torch wins on batch norm.
+On nnU-Net's shape (DynUNet 32-320, instance norm) a tile of 64³ takes it as long in bfloat16 as
+torch with the norms rewritten, 275 and 270 ms on two cores; on batch norm torch wins.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Convolutions: each is one call of oneDNN, with what follows it, and with weights as it reads them.
+"""Convolutions: each is one call of oneDNN with the activation after it, its weights packed.
 
 What a convolution gives then passes through memory once instead of twice, and is rounded after
-the activation. Its weights are converted to bfloat16 once, and laid out once, not in every pass; with packed
-weights torch leaves the result channels-last, which oneDNN convolves faster, in float32 too.
+the activation. Its weights are converted to bfloat16 and laid out once, not in every pass; with
+packed ones torch leaves the result channels-last, which oneDNN convolves faster, in float32 too.
 
 A plain ReLU is left to torch: oneDNN's makes a zero of what is not a number, and nobody would see
 that a volume went wrong.
@@ -79,9 +79,11 @@ def convolve_onto(
     bias: torch.Tensor | None,
     *where: Any,
 ) -> torch.Tensor:
-    """Add a convolution of `tensor` to `result` in place; `where`: padding, stride, dilation,
-    groups."""
-    add = torch.ops.mkldnn._convolution_pointwise_.binary  # noqa: SLF001 (what torch.compile calls)
+    """`result`, to which a convolution of `tensor` is added in place.
+
+    `where` is its padding, stride, dilation and groups.
+    """
+    add = torch.ops.mkldnn._convolution_pointwise_.binary
     added: torch.Tensor = add(result, tensor, weight, bias, *where, "add", None, None, [], None)
     return added
 

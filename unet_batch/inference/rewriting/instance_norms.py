@@ -6,6 +6,8 @@ makes a copy for each, and oneDNN makes one back. That was a third of the pass o
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import numpy as np
 import torch
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
@@ -15,6 +17,7 @@ from unet_batch.inference.rewriting.convolutions import CONVOLUTIONS, slope_of, 
 from unet_batch.inference.rewriting.instance_norm_kernel import normalise
 from unet_batch.inference.rewriting.sequences import is_plain, sequences
 
+InstanceNorm = torch.nn.InstanceNorm2d | torch.nn.InstanceNorm3d
 INSTANCE_NORMS = (torch.nn.InstanceNorm2d, torch.nn.InstanceNorm3d)
 
 
@@ -24,9 +27,7 @@ class InPlaceInstanceNorm(torch.nn.Module):
     `slope` is what negative results are multiplied by: 1 where no activation follows.
     """
 
-    def __init__(
-        self, norm: torch.nn.InstanceNorm2d | torch.nn.InstanceNorm3d, slope: float = 1.0
-    ) -> None:
+    def __init__(self, norm: InstanceNorm, slope: float = 1.0) -> None:
         super().__init__()
         ones, zeros = torch.ones(norm.num_features), torch.zeros(norm.num_features)
         self._weight = (ones if norm.weight is None else norm.weight.detach().float()).numpy()
@@ -44,10 +45,11 @@ def replace_instance_norms(network: torch.nn.Module) -> None:
     """Replace the instance norms whose input is a convolution's result and nobody else's."""
     for places in sequences(network):
         for layer, place, follower in zip(places, places[1:], [*places[2:], None], strict=False):
-            if is_plain(layer.module, *CONVOLUTIONS) and _is_of_the_tile(place.module):
-                place.put(InPlaceInstanceNorm(place.module, take_slope(follower) or 1.0))
+            norm = place.module
+            if is_plain(layer.module, *CONVOLUTIONS) and _is_of_the_tile(norm):
+                place.put(InPlaceInstanceNorm(norm, take_slope(follower) or 1.0))
     for block in network.modules():
-        if is_plain(block, UnetBasicBlock, UnetResBlock):
+        if is_plain(block, UnetBasicBlock) or is_plain(block, UnetResBlock):
             _replace_in_block(block)
 
 
@@ -68,6 +70,6 @@ def has_instance_norms(network: torch.nn.Module) -> bool:
     return any(isinstance(one, INSTANCE_NORMS) for one in network.modules())
 
 
-def _is_of_the_tile(norm: torch.nn.Module) -> bool:
+def _is_of_the_tile(norm: object) -> TypeGuard[InstanceNorm]:
     """Whether `norm` is an instance norm that takes mean and variance from the tile at hand."""
     return is_plain(norm, *INSTANCE_NORMS) and norm.running_mean is None

@@ -37,7 +37,8 @@ class ResidualSum(torch.nn.Module):
 
     def __init__(self, unit: ResidualUnit) -> None:
         super().__init__()
-        self.conv, self.residual = unit.conv, unit.residual
+        self.conv = unit.conv
+        self.residual: torch.nn.Module = unit.residual
 
     def forward(self, tensor: torch.Tensor) -> torch.Tensor:
         """(n, c, ...) to (n, channels, ...)."""
