@@ -75,6 +75,7 @@ def test_few_volumes_are_not_kept_waiting(
     scores, heard = live
     monkeypatch.setattr(live_scores, "WAIT_S", 0.0)
     scores(done(1))
-    assert (len(scores._waiting), len(scores._pending)) == (0, 1)
+    assert not scores._waiting
+    assert scores._pending or heard  # a worker that is warm may be done by now
     scores.finish()
     assert [one.dice for one in heard if isinstance(one, Scored)] == [pytest.approx(2 / 3)]
