@@ -76,7 +76,9 @@ class Engine(Protocol):
 class TorchEngine:
     """A PyTorch network, in float32 or under bfloat16 autocast.
 
-    On a CPU it is rewritten to be faster (`rewriting`), unless it is to run `as_it_is`.
+    On a CPU it is rewritten to be faster (`rewriting`), unless it is to run `as_it_is`. Where
+    several threads share a pass of a wide network, oneDNN may divide sums by the batch's size:
+    then a tile's last bits do depend on it; on one thread they do not.
     """
 
     def __init__(

@@ -8,8 +8,8 @@ upsampling      a transposed convolution to a few classes becomes a convolution
                 whose channels are voxels' phases
 last_unit       what follows that, an activation and a convolution of these classes
                 at full resolution, is one kernel of our own
-instance_norms  an instance norm is done in place, with the activation after it
 joints          where branches meet, less is copied
+instance_norms  an instance norm is done in place, with the activation after it
 convolutions    a convolution and the activation after it are one call of oneDNN, its weights
                 laid out beforehand
 ==============  ====================================================================
@@ -39,11 +39,7 @@ from unet_batch.inference.rewriting.instance_norms import (
     has_instance_norms,
     replace_instance_norms,
 )
-from unet_batch.inference.rewriting.joints import (
-    add_by_convolution,
-    add_in_place,
-    open_skips,
-)
+from unet_batch.inference.rewriting.joints import add_by_convolution, add_in_place, open_skips
 from unet_batch.inference.rewriting.last_unit import replace_last_unit
 from unet_batch.inference.rewriting.norms import fold_norms
 from unet_batch.inference.rewriting.upsampling import replace_upsampling

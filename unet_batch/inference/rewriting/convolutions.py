@@ -98,8 +98,7 @@ def pack_convolutions(network: torch.nn.Module, dtype: torch.dtype) -> None:
 
 def take_slope(follower: Place | None) -> float | None:
     """The slope of the activation that follows, which is taken away; None where it stays."""
-    slope = slope_of(follower.module) if follower else None
-    if not slope or follower is None:
+    if follower is None or not (slope := slope_of(follower.module)):
         return None
     follower.clear()
     return slope

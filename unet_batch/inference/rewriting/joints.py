@@ -12,10 +12,7 @@ import torch
 from monai.networks.blocks.convolutions import ResidualUnit
 from monai.networks.layers.simplelayers import SkipConnection
 
-from unet_batch.inference.rewriting.convolutions import (
-    PackedConvolution,
-    can_be_packed,
-)
+from unet_batch.inference.rewriting.convolutions import PackedConvolution, can_be_packed
 from unet_batch.inference.rewriting.sequences import is_plain, sequences
 from unet_batch.inference.rewriting.upsampling import PhaseUpsampling
 
