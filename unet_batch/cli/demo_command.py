@@ -28,11 +28,12 @@ def demo(
     """
     from unet_batch.cli.running import job_running
     from unet_batch.planning.specs.demo import DemoSpec
-    from unet_batch.workflows.demo import demo as run_demo
 
     arguments = {"data": data and str(data), "out": out and str(out)}
     request = DemoSpec.load(spec, arguments=arguments, overrides=overrides or ())
-    with job_running(quiet=as_json) as listen:
+    with job_running(quiet=as_json, with_networks=True) as listen:
+        from unet_batch.workflows.demo import demo as run_demo
+
         summary = run_demo(request, listen=listen)
     if as_json:
         print_json(summary)

@@ -57,7 +57,6 @@ def train(
     `unet-batch train --archive my-archive --truth reference --out models/liver`
     """
     from unet_batch.cli.running import job_running
-    from unet_batch.workflows import train as workflow
 
     arguments = {
         "archive": archive,
@@ -68,8 +67,14 @@ def train(
     }
     request = TrainSpec.load(spec, arguments=arguments, overrides=overrides or ())
     with job_running(
-        address=address, metrics_port=metrics_port, quiet=as_json, job=("train", request)
+        address=address,
+        metrics_port=metrics_port,
+        quiet=as_json,
+        job=("train", request),
+        with_networks=True,
     ) as listen:
+        from unet_batch.workflows import train as workflow
+
         summary = workflow.train(request, listen=listen)
     if as_json:
         print_json(summary)
@@ -109,7 +114,6 @@ def segment(
     `unet-batch segment --archive my-archive --model models/liver --labels liver`
     """
     from unet_batch.cli.running import job_running
-    from unet_batch.workflows import segment as workflow
 
     arguments = {
         "archive": archive,
@@ -131,7 +135,10 @@ def segment(
         quiet=as_json,
         job=("segment", request),
         control=control,
+        with_networks=True,
     ) as listen:
+        from unet_batch.workflows import segment as workflow
+
         summary = workflow.segment(request, listen=listen, control=control)
     if as_json:
         print_json(summary)

@@ -46,7 +46,6 @@ def retrain(
     `unet-batch retrain jobs/retrain.yaml`
     """
     from unet_batch.cli.running import job_running
-    from unet_batch.workflows import retrain as workflow
 
     if file is not None and spec is not None:
         raise SpecError(f"two Specs are given, {file} and --spec {spec}; give one")
@@ -58,7 +57,10 @@ def retrain(
         quiet=as_json,
         job=("retrain", request),
         wait_s=request.lease.wait_s,
+        with_networks=True,
     ) as listen:
+        from unet_batch.workflows import retrain as workflow
+
         summary = workflow.retrain(request, listen=listen)
     if as_json:
         print_json(summary)

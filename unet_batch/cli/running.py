@@ -14,7 +14,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from importlib import import_module
+from threading import Thread
 
 import typer
 
@@ -40,13 +42,15 @@ def job_running(
     job: tuple[str, SpecModel] | None = None,
     control: Control | None = None,
     wait_s: float = 0.0,
+    with_networks: bool = False,
 ) -> Iterator[Listener]:
     """Ray, and a Listener that shows the Job on stderr and, if asked, to Prometheus.
 
     Stdout is for what comes of the Job, after it: what Ray prints meanwhile goes to stderr.
     With `job`, its kind and Spec, the Job is kept with its Archive too, where anyone may watch,
     pause and cancel it; `control` is told what they want, else the workflow is interrupted.
-    Another driver of the same Job is waited for, up to `wait_s` where it is alive.
+    Another driver of the same Job is waited for, up to `wait_s` where it is alive. A workflow
+    that runs `with_networks` is imported in the block: while Ray starts, torch and MONAI are.
     """
     console = JobConsole(stderr=True, quiet=quiet)
     try:
@@ -54,13 +58,33 @@ def job_running(
             redirect_stdout(sys.stderr),
             metrics_served(console, port=metrics_port, address=metrics_address) as metrics,
             _kept(job, control, console, wait_s) as keep,
-            ray_running(address),
+            _ray_started(address, with_networks=with_networks),
             ProgressDisplay(console=console) as display,
         ):
             yield keep(fan_out(metrics, display))
     except JobStoppedError as error:
         console.print(str(error), markup=False, highlight=False)
         raise typer.Exit(Exit.INCOMPLETE) from error
+
+
+@contextmanager
+def _ray_started(address: str | None, *, with_networks: bool) -> Iterator[None]:
+    """Ray, which mostly waits for its processes while it starts: two seconds for imports.
+
+    Nothing of Ray is among them: what two threads import at once must not need each other.
+    """
+    thread = Thread(target=_import_networks)
+    if with_networks:
+        thread.start()
+    with ray_running(address):
+        if with_networks:
+            thread.join()
+        yield
+
+
+def _import_networks() -> None:
+    with suppress(Exception):  # who needs them imports them again, and is told
+        import_module("unet_batch.models.bundle")
 
 
 @contextmanager

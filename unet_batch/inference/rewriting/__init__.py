@@ -34,6 +34,7 @@ import copy
 
 import torch
 
+import unet_batch.models.lean_monai  # noqa: F401 (before anything imports MONAI)
 from unet_batch.inference.rewriting.convolutions import pack_convolutions
 from unet_batch.inference.rewriting.instance_norms import (
     has_instance_norms,

@@ -12,3 +12,7 @@ returns one tensor.
 
 A Bundle names these classes by their path (`unet_batch.models.architectures.unet.UNet`).
 """
+
+from __future__ import annotations
+
+import unet_batch.models.lean_monai  # noqa: F401 (before anything imports MONAI)

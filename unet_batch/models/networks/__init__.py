@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+import unet_batch.models.lean_monai  # noqa: F401 (before anything imports MONAI)
 from unet_batch.errors import SpecError
 from unet_batch.models.networks.baselines import deepmedic, fcn, pspnet, segnet
 from unet_batch.models.networks.definition import Definition, Frame
