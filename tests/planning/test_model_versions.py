@@ -13,6 +13,7 @@ from unet_batch.planning.model_versions import (
     ModelVersion,
     Move,
     check_file_path,
+    rolled_back_from,
     version_before,
 )
 
@@ -62,6 +63,17 @@ def test_rolled_back_again_it_goes_further_back() -> None:
     moves = [move(1), move(2), move(3), move(2, "rollback")]
     assert version_before(moves) == 1
     assert version_before([*moves, move(5)]) == 2
+
+
+def test_what_was_rolled_back_counts_until_the_next_promotion() -> None:
+    back = [
+        move(2, "rollback").model_copy(update={"replaces": 3}),
+        move(1, "rollback").model_copy(update={"replaces": 2}),
+    ]
+    moves = [move(1), move(2), move(3)]
+    assert rolled_back_from(moves) == set()
+    assert rolled_back_from([*moves, *back]) == {2, 3}
+    assert rolled_back_from([*moves, *back, move(4)]) == set()
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=8))

@@ -12,6 +12,8 @@ from unet_batch.planning.specs.train import TrainSpec
     ("fields", "said"),
     [
         ({"cross_entropy": 0, "dice": 0}, "every term has the weight 0"),
+        ({"cross_entropy": 0, "boundary": 10}, "which are both 0"),
+        ({"cross_entropy": 0, "class_weights": [1, 2]}, "which are both 0"),
         ({"dice": -1}, "greater than or equal to 0"),
         ({"tversky_beta": 1.5}, "less than or equal to 1"),
         ({"boundary_sigma": 0}, "greater than 0"),
@@ -40,6 +42,13 @@ def test_workers_are_a_number_or_a_range() -> None:
     for wrong in (0, {"min": 3, "max": 2}, {"min": 0, "max": 2}):
         with pytest.raises(ValidationError, match="workers"):
             TrainResourceSpec.model_validate({"workers": wrong})
+
+
+def test_two_workers_do_not_share_a_gpu() -> None:
+    assert TrainResourceSpec(gpus_per_worker=0.5).gpus_per_worker == 0.5
+    assert TrainResourceSpec(gpus_per_worker=1, workers=2).gpus_per_worker == 1
+    with pytest.raises(ValidationError, match=r"NCCL.* refuses two of them on one GPU"):
+        TrainResourceSpec(gpus_per_worker=0.5, workers=2)
 
 
 def train_spec(**fields: object) -> TrainSpec:

@@ -45,6 +45,18 @@ def test_outside_the_volume_a_patch_is_0() -> None:
     assert torch.allclose(patch[:, 2:6, 2:6, 2:6], image + 1, atol=1e-5)
 
 
+def test_a_turned_patch_has_no_dark_wedges_but_is_0_far_outside() -> None:
+    image, truth = torch.ones(1, 16, 16, 16), torch.ones(16, 16, 16, dtype=torch.long)
+    spec = AugmentationSpec(affine=1, rotation_deg=15, scale=0.15)
+    for seed in range(20):
+        matrix = draw_matrix(spec, (1, 1, 1), generator(seed))
+        patch, mask = warp(image, truth, place((8, 8, 8), (16, 16, 16), matrix))
+        assert torch.equal(patch, torch.ones_like(patch))
+        assert torch.equal(mask, torch.ones_like(mask))
+    far, _ = warp(image, truth, place((-8, 8, 8), (16, 16, 16), matrix))
+    assert not far[:, :2].any()
+
+
 def test_a_flip_mirrors_the_patch_about_its_centre() -> None:
     image, truth = scan()
     spec = NONE.model_copy(update={"flip": ("x",)})
@@ -143,9 +155,15 @@ def test_voxels_are_looked_up_as_torch_does(elastic: float) -> None:
     one = Placement(draw_matrix(spec, (1, 1, 1), generator()), np.array([4.3, 7, 6]), roi, moves)
     offsets = np.stack(np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in roi], indexing="ij"), -1)
     places = offsets @ one.matrix.T + one.centre_zyx + (0 if moves is None else moves.numpy())
-    grid = torch.from_numpy(places * 2 / np.array([10, 12, 14]) - 1).flip(-1).float()[None]
+    margin = (4, 5, 4)  # a third of the patch: there both go on as at the border
+    around = [(n, n) for n in margin]
+    wide = torch.from_numpy(np.pad(image.numpy(), [(0, 0), *around], mode="edge"))
+    wide_truth = torch.from_numpy(np.pad(truth.numpy(), around, mode="edge"))
+    shape = np.array(wide_truth.shape)
+    grid = torch.from_numpy((places + margin) * 2 / shape - 1).flip(-1).float()[None]
     patch, mask = warp(image, truth, one)
-    wanted = F.grid_sample(image[None], grid, align_corners=False)[0]
+    wanted = F.grid_sample(wide[None], grid, align_corners=False)[0]
     assert torch.allclose(patch, wanted, atol=1e-4)
-    nearest = F.grid_sample(truth.float()[None, None], grid, mode="nearest", align_corners=False)
+    truths = wide_truth.float()[None, None]
+    nearest = F.grid_sample(truths, grid, mode="nearest", align_corners=False)
     assert float((nearest[0] == mask).float().mean()) > 0.999

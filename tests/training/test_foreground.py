@@ -52,3 +52,13 @@ def test_no_more_is_kept_than_is_needed() -> None:
     for by in ("class", "object"):
         found = Foreground.find([((0, 0, 0), truth)], 2, by=by)  # type: ignore[arg-type]
         assert sum(len(one) for one in found.groups[1]) == 1000
+
+
+def test_voxels_of_a_class_are_as_likely_wherever_they_lie() -> None:
+    truth = np.zeros((60, 40, 40), np.uint8)
+    truth[:30] = 1
+    truth[45, :25, :25] = 1  # a 78th of it, in a cell of its own
+    both = [((0, 0, 0), truth[:30]), ((30, 0, 0), truth[30:])]
+    (group,) = Foreground.find(both, 2, by="class").groups[1]
+    assert 0.003 < (group[:, 0] > 30).mean() < 0.03
+    assert 980 <= len(group) <= 1000

@@ -19,7 +19,9 @@ def spec(**changes: object) -> TrainingSpec:
     return TrainingSpec.model_validate(fields | changes)
 
 
-def learner(training: TrainingSpec, table: ClassTable | None = None) -> Learner:
+def learner(
+    training: TrainingSpec, table: ClassTable | None = None, *, dropout: float = 0, rank: int = 0
+) -> Learner:
     torch.manual_seed(0)
     table = table or ClassTable.of(LABELS)
     network = build_network(
@@ -27,9 +29,9 @@ def learner(training: TrainingSpec, table: ClassTable | None = None) -> Learner:
         spatial_dims=3,
         in_channels=1,
         out_channels=len(table.classes),
-        arguments={"channels": [4, 8], "num_res_units": 1},
+        arguments={"channels": [4, 8], "num_res_units": 1, "dropout": dropout},
     )
-    return Learner(network, training, table, spatial_dims=3, in_channels=1, device=CPU)
+    return Learner(network, training, table, spatial_dims=3, in_channels=1, device=CPU, rank=rank)
 
 
 def batch(seed: int = 0) -> Batch:
@@ -74,6 +76,25 @@ def test_a_restored_learner_goes_on_as_if_undisturbed() -> None:
         undisturbed.averaged.parameters(), resumed.averaged.parameters(), strict=True
     ):
         assert torch.equal(ours, theirs)
+
+
+def test_dropout_of_a_restored_learner_is_that_of_an_undisturbed_one() -> None:
+    undisturbed, broken = learner(spec(), dropout=0.4), learner(spec(), dropout=0.4)
+    for step in range(3):
+        undisturbed.learn(batch(step))
+        broken.learn(batch(step))
+    resumed = learner(spec(), dropout=0.4)
+    resumed.restore(broken.state())
+    torch.rand(99)  # whatever else drew from torch's generator since
+    rest = range(3, 6)
+    assert [undisturbed.learn(batch(k)) for k in rest] == [resumed.learn(batch(k)) for k in rest]
+
+
+def test_dropout_differs_from_step_to_step_and_rank_to_rank() -> None:
+    still = spec(learning_rate=1e-30)
+    first, second = learner(still, dropout=0.4), learner(still, dropout=0.4, rank=1)
+    losses = [float(one.learn(batch())) for one in (first, first, second, second)]
+    assert len(set(losses)) == 4
 
 
 def test_averaged_weights_lag_behind_and_without_averaging_they_do_not() -> None:

@@ -66,6 +66,16 @@ def test_focal_is_monais() -> None:
     assert ours == pytest.approx(float(theirs), rel=1e-5)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_has_a_slope_where_nothing_is_in_doubt(gamma: float) -> None:
+    certain = (100 * (2 * one_hot(indices()) - 1)).requires_grad_()
+    SegmentationLoss(only(focal=1, focal_gamma=gamma), SOFTMAX)(
+        certain, Truth(indices())
+    ).backward()
+    assert certain.grad is not None
+    assert torch.isfinite(certain.grad).all()
+
+
 def test_a_sigmoids_cross_entropy_is_binary_and_its_dice_is_of_all_channels() -> None:
     target = one_hot(indices())[:, 1:]
     entropy = F.binary_cross_entropy_with_logits(logits(2), target)

@@ -63,3 +63,14 @@ def test_weight_decay_shrinks_weights_without_a_gradient(name: str) -> None:
     network.weight.grad = torch.zeros_like(network.weight)
     one.step()
     assert float(network.weight.detach().abs().sum()) < before
+
+
+def test_biases_and_norms_do_not_decay() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.BatchNorm3d(2))
+    one = make_optimizer(network, spec(weight_decay=1.0))
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    one.step()
+    is_kept = [torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True)]
+    assert is_kept == [False, True, True, True]

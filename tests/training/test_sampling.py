@@ -12,6 +12,7 @@ from unet_batch.planning.specs.recipe import AugmentationSpec
 from unet_batch.planning.specs.train import TrainSpec
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive
+from unet_batch.training import sampling
 from unet_batch.training.sampling import PatchSampler
 from unet_batch.training.task import plan_training
 from unet_batch.training.volumes import MemoryBudget
@@ -116,6 +117,23 @@ def test_a_class_that_one_volume_has_is_seen_as_often_as_the_others(
     ).batch(1)
     has_rare = (draws.truth.flatten(1) == 2).any(1).float().mean()
     assert 0.3 < float(has_rare) < 0.7
+
+
+def test_a_class_is_looked_for_only_where_the_labels_list_it(
+    cubes: Callable[..., Archive], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "_MOST_VOLUMES_TRIED", 1)
+    archive = cubes(6, shape=(40, 40, 40))
+    add_rare(archive)
+    one = sampler(
+        archive,
+        split=NO_HOLDOUT,
+        training={"batch_size": 60, "foreground_share": 1.0},
+        augmentation=PLAIN.model_dump(),
+    )
+    has_rare = (one.batch(1).truth.flatten(1) == 2).any(1).float().mean()
+    assert 0.3 < float(has_rare) < 0.7
+    assert [sorted(volume.listed) for volume in one._volumes] == 6 * [[0, 1]] + [[0, 2]]
 
 
 @pytest.mark.parametrize("by", ["class", "object"])

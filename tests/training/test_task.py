@@ -36,7 +36,9 @@ def test_the_archive_decides_classes_channels_spacing_and_hashes(
     assert task.channels == ("c0", "c1")
     assert task.spacing_mm == (1, 1, 1)
     assert task.data_hashes == {one: archive.info(one).content_hash for one in task.split.train}
-    assert len(task.split.held_back) == 1
+    (held_back,) = task.split.held_back
+    assert task.held_back_hashes == {held_back: archive.info(held_back).content_hash}
+    assert task.truth_keys == {one: archive[one].labels["truth"].key for one in archive}
 
 
 def test_volumes_without_the_truth_are_left_out(cubes: Callable[..., Archive]) -> None:

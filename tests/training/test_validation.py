@@ -43,7 +43,7 @@ def scores(
 ) -> dict[str, dict[str, float | None]]:
     volumes = open_training_volumes(
         archive,
-        list(archive),
+        {one: [kind.value for kind in archive[one].labels["truth"].classes] for one in archive},
         truth="truth",
         table=table,
         intensity=IntensitySpec(),
@@ -111,7 +111,7 @@ def test_at_the_end_surfaces_of_regions_give_those_of_the_volume(
     table = ClassTable.of(LABELS)
     volumes = open_training_volumes(
         archive,
-        list(archive),
+        dict.fromkeys(archive, table.values),
         truth="truth",
         table=table,
         intensity=IntensitySpec(),

@@ -31,7 +31,7 @@ def opened(
 ) -> list[TrainingVolume]:
     return open_training_volumes(
         archive,
-        list(archive),
+        {one: [label.value for label in classes] for one in archive},
         truth="truth",
         table=ClassTable.of(classes),
         intensity=IntensitySpec(),
@@ -147,8 +147,9 @@ def test_what_labels_do_not_list_is_unknown_only_where_labels_are_partial(
         "intensity": IntensitySpec(),
         "budget": MemoryBudget(0),
     }
-    (whole,) = open_training_volumes(archive, list(archive), **fields)  # type: ignore[arg-type]
-    (partial,) = open_training_volumes(archive, list(archive), **fields, partial_labels=True)  # type: ignore[arg-type]
+    listed = dict.fromkeys(archive, (0, 4))
+    (whole,) = open_training_volumes(archive, listed, **fields)  # type: ignore[arg-type]
+    (partial,) = open_training_volumes(archive, listed, **fields, partial_labels=True)  # type: ignore[arg-type]
     assert whole.known == (True, True, True)
     assert partial.known == (True, True, False)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,21 @@ import torch
 from ray.train.torch import TorchTrainer
 
 from unet_batch.monitoring.events import Event, StoppedEarly, TrainStep, Validated
-from unet_batch.planning.specs.recipe import TrainingSpec
-from unet_batch.planning.specs.train import TrainSpec
+from unet_batch.planning.specs.intensity import IntensitySpec
+from unet_batch.planning.specs.recipe import AugmentationSpec, TrainingSpec, TrainResourceSpec
+from unet_batch.planning.specs.train import SplitSpec, TrainSpec
 from unet_batch.storage.archive import Archive
 from unet_batch.storage.volume import Volume
 from unet_batch.tiling.box import Box
+from unet_batch.training import worker
+from unet_batch.training.batch import Batch
+from unet_batch.training.read_ahead import ReadAhead
 from unet_batch.training.task import plan_training
+from unet_batch.training.validation import score_volumes
+from unet_batch.training.volumes import MemoryBudget
 from unet_batch.training.worker import Diverged, History, load_checkpoint, packed, train_worker
+
+PLAIN = AugmentationSpec(affine=0, contrast=0, gamma=0, noise=0, blur=0, low_resolution=0)
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -59,7 +67,7 @@ class Run:
 def train(
     cubes: Callable[..., Archive], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Run]:
-    """Trains, from a checkpoint if one is given."""
+    """Trains, from a checkpoint if one is given, with `changes` of other fields of the Spec."""
     archive, folders = cubes(), (tmp_path / f"run_{number}" for number in count())
     reported, here = (
         ray.train.report,
@@ -74,7 +82,12 @@ def train(
         ),
     )
 
-    def run(resume_from: Path | None = None, **training: object) -> Run:
+    def run(
+        resume_from: Path | None = None,
+        *,
+        changes: Mapping[str, object] = MappingProxyType({}),
+        **training: object,
+    ) -> Run:
         folder, done = next(folders), Run([], [])
 
         def report(metrics: dict[str, Any], checkpoint: ray.train.Checkpoint) -> None:
@@ -87,7 +100,8 @@ def train(
         monkeypatch.setattr(ray.train, "report", report)
         monkeypatch.setattr(ray.train, "get_checkpoint", lambda: given)
         fields = {"steps": 6, "batch_size": 2, "log_every": 1, "checkpoint_every": 3} | training
-        spec = here.model_copy(update={"training": TrainingSpec.model_validate(fields)})
+        trained = {"training": TrainingSpec.model_validate(fields), **changes}
+        spec = here.model_copy(update=trained)
         config = {
             "work": packed(plan_training(archive, spec), guess),
             "num_threads": 1,
@@ -140,6 +154,51 @@ def test_validations_come_as_often_as_asked_and_at_the_end(train: Callable[..., 
     run = train(validate_every=4)
     assert [one.step for one in run.events if isinstance(one, Validated)] == [4, 6]
     assert [one.step for one in train().events if isinstance(one, Validated)] == [6]
+
+
+def test_losses_are_told_as_often_as_asked_and_at_both_ends(train: Callable[..., Run]) -> None:
+    assert list(train(log_every=4).losses) == [1, 4, 6]
+
+
+def test_before_the_end_only_some_volumes_are_scored(
+    train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[int] = []
+
+    def score(segment: Any, network: Any, volumes: Any, *rest: Any, **how: Any) -> Any:
+        scored.append(len(volumes))
+        return score_volumes(segment, network, volumes, *rest, **how)
+
+    monkeypatch.setattr(worker, "score_volumes", score)
+    half = {"split": SplitSpec(holdout_share=0.5)}
+    train(changes=half, validate_every=3, validate_volumes=1)
+    assert (scored[0], len(scored)) == (1, 2)
+    assert scored[1] > 1
+
+
+def test_means_and_intensities_of_the_spec_reach_the_batches(
+    train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+
+    class Ahead(ReadAhead):
+        def __init__(self, make: Callable[[int], Batch], **fields: Any) -> None:
+            asked.update(fields, image=make(1).image)
+            super().__init__(make, **fields)
+
+    def budget(num_bytes: int) -> MemoryBudget:
+        asked["cache"] = num_bytes
+        return MemoryBudget(num_bytes)
+
+    monkeypatch.setattr(worker, "ReadAhead", Ahead)
+    monkeypatch.setattr(worker, "MemoryBudget", budget)
+    resources = TrainResourceSpec(readers=3, read_ahead=7, cache=12345)
+    window = IntensitySpec(mode="window", low=95, high=105)
+    train(changes={"resources": resources, "intensity": window, "augmentation": PLAIN})
+    assert (asked["readers"], asked["depth"], asked["cache"]) == (3, 7, 12345)
+    image = asked["image"]
+    assert isinstance(image, torch.Tensor)
+    assert (float(image.min()), float(image.max())) == (0, 1)  # clipped on both sides
 
 
 def test_a_loss_that_is_not_a_number_ends_the_training(train: Callable[..., Run]) -> None:

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from threading import Timer
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,6 +110,8 @@ def untrained(spec: TrainSpec, *, listen: Listener = ignore) -> None:
         classes=task.classes,
         spacing_mm=task.spacing_mm,
         data_hashes=task.data_hashes,
+        held_back_hashes=task.held_back_hashes,
+        truth_keys=task.truth_keys,
     )
     save_bundle(spec.out, config, config.build_network().state_dict())
 
@@ -325,6 +328,26 @@ def test_while_another_run_lives_it_is_refused(nights: SimpleNamespace) -> None:
     ):
         retrain(spec)
     assert retrain(spec).outcome == "nothing_new"
+
+
+def test_another_run_is_waited_for_as_long_as_the_spec_says(nights: SimpleNamespace) -> None:
+    path = nights.registry.model_path("cube", "lease.json")
+    patient = {"lease": nights.spec.lease.model_copy(update={"span_s": 5.0, "wait_s": 60.0})}
+    other = Lease(nights.registry.store, path, 5.0)
+    other.acquire()
+    timer = Timer(1.0, other.release)
+    timer.start()
+    assert retrain(nights.spec.model_copy(update=patient)).outcome == "nothing_new"
+    timer.join()
+
+
+@pytest.mark.parametrize("update", [{"resegment": False}, {"published": None}])
+def test_volumes_of_older_versions_are_listed_only_if_asked(
+    nights: SimpleNamespace, update: dict[str, object]
+) -> None:
+    summary = retrain(nights.spec.model_copy(update=update))
+    assert summary.outdated is None
+    assert retrain(nights.spec).outdated is not None
 
 
 def test_the_command_says_in_a_line_how_it_ended(

@@ -16,7 +16,10 @@ from unet_batch.planning.volume_info import LabelClass
 from unet_batch.storage.archive import Archive, open_archive
 from unet_batch.storage.registry import Registry, open_registry
 from unet_batch.storage.who import Note
+from unet_batch.workflows.models import add_model, promote_model
 from unet_batch.workflows.retrain_round import begin_round, collect, read_round, write_round
+
+from .tiny_bundle import make_bundle
 
 CLASSES = (LabelClass(0, "background"), LabelClass(1, "organ"))
 NOTE = Note("ada", "2026-11-22T01:00:00+00:00", "")
@@ -135,6 +138,52 @@ def test_what_the_champion_withstood_is_looked_for_by_its_recipe(
     longer = RetrainSpec.model_validate(spec.model_dump() | {"train": {"training": {"steps": 7}}})
     assert request_digest(longer) != refused.recipe
     assert begun(longer, archive, registry).num_new == 10
+
+
+def test_what_was_rolled_back_is_not_made_again_of_the_same_volumes(
+    archive: Archive, spec: RetrainSpec, registry: Registry, tmp_path: Path
+) -> None:
+    registry.promote(
+        add(registry, begun(spec, archive, registry), tmp_path, 1), replaces=None, note=NOTE
+    )
+    label(archive, "v10", 1)
+    better = add(registry, begun(spec, archive, registry), tmp_path, 2)
+    decision = Decision(version=2, champion=1, is_promoted=True, reasons=("better",))
+    registry.decide("organ", decision)
+    registry.promote(better, replaces=1, note=NOTE)
+    registry.roll_back("organ", note=NOTE)
+    reason = begin_round(spec, collect(archive, spec), registry)
+    assert reason == (
+        "0 of 11 Volumes with the truth 'truth' are new since organ@2, which was rolled back,"
+        " and min_new is 1 (0 trains all the same)"
+    )
+    label(archive, "v11", 1)
+    again = begun(spec, archive, registry)
+    assert (again.champion, again.num_new) == (1, 2)
+
+
+def test_a_champion_that_was_trained_by_hand_says_what_it_used(
+    archive: Archive, spec: RetrainSpec, registry: Registry, tmp_path: Path
+) -> None:
+    used = collect(archive, spec)
+    hashes = {one.volume_id: one.content_hash for one in used}
+    bundle = make_bundle(
+        tmp_path / "by-hand",
+        data_hashes={k: v for k, v in hashes.items() if k < "v06"},
+        held_back_hashes={k: v for k, v in hashes.items() if k >= "v06"},
+        truth_keys={one.volume_id: one.truth_key for one in used},
+    )
+    add_model("organ", bundle, registry_url=registry.url)
+    promote_model("organ@1", registry_url=registry.url)
+    reason = begin_round(spec, collect(archive, spec), registry)
+    assert reason == (
+        "0 of 10 Volumes with the truth 'truth' are new since organ@1, the champion, and min_new"
+        " is 1 (0 trains all the same)"
+    )
+    label(archive, "v03", 0)
+    again = begun(spec, archive, registry)
+    assert again.num_new == 1
+    assert {one.volume_id for one in again.data.held_back} == {"v06", "v07", "v08", "v09"}
 
 
 def test_a_damaged_round_is_named(registry: Registry) -> None:

@@ -166,7 +166,8 @@ def check_bundle(archive: Archive, spec: TrainSpec, scores: dict[str, float]) ->
     assert bundle.classes == CLASSES
     assert TrainSpec.model_validate(bundle.train_spec) == spec
     assert len(bundle.data_hashes) == 4
-    assert set(bundle.data_hashes) < set(archive)
+    assert {*bundle.data_hashes, *bundle.held_back_hashes} == set(archive)
+    assert bundle.truth_keys == {one: archive[one].labels["truth"].key for one in archive}
     check_docs(Path(spec.out))
 
 

@@ -60,6 +60,8 @@ class BundleConfig(SpecModel):
     scores: figures of the training, such as the mean Dice of held-back Volumes.
     score_intervals: between what each of these means lies, by drawing Volumes again and again.
     data_hashes: content hash of each Volume it was trained on.
+    held_back_hashes: the same of those that its scores are of.
+    truth_keys: generation of the truth of each of both.
     train_spec: the TrainSpec, as a record.
     network_reasons: why the network and its tile are as they are, where they were derived.
     """
@@ -79,6 +81,8 @@ class BundleConfig(SpecModel):
     scores: dict[str, float] = Field(default_factory=dict)
     score_intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
     data_hashes: dict[str, str] = Field(default_factory=dict)
+    held_back_hashes: dict[str, str] = Field(default_factory=dict)
+    truth_keys: dict[str, str] = Field(default_factory=dict)
     train_spec: dict[str, Any] = Field(default_factory=dict)
     network_reasons: tuple[str, ...] = ()
     # Never read from a file: a Bundle cannot ask for its own code to be trusted.

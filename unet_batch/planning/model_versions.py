@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Literal, Self
 
 from pydantic import Field, field_validator
@@ -171,6 +172,12 @@ def version_before(moves: Sequence[Move]) -> int | None:
         else:
             standing.append(move.version)
     return standing[-2] if len(standing) > 1 else None
+
+
+def rolled_back_from(moves: Sequence[Move]) -> set[int]:
+    """The versions that the latest rollbacks, one after another, took the champion from."""
+    latest = takewhile(lambda move: move.kind == "rollback", reversed(moves))
+    return {move.replaces for move in latest if move.replaces is not None}
 
 
 def mean_score(scores: Mapping[str, float]) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,13 @@ Grouping = Literal["class", "object"]
 _MOST_LOCATIONS = 1000
 """Kept for each class of a Volume: enough to reach all of an organ, and 24 kB."""
 _CONNECTED = np.ones((3, 3, 3), bool)  # corners too
+
+
+class _Group(NamedTuple):
+    """A sample of some voxels, and how many there are."""
+
+    locations: Locations
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +47,12 @@ class Foreground:
         object that is cut by a cell's border counts as two.
         """
         rng = np.random.default_rng(0)
-        found: list[list[Locations]] = [[] for _ in range(num_values)]
+        found: list[list[_Group]] = [[] for _ in range(num_values)]
         for start, indices in cells:
             for index in range(1, num_values):
                 for group in _groups(indices == index, by):
-                    found[index].append(_thin(group, _MOST_LOCATIONS, rng) + np.array(start))
+                    kept = _thin(group, _MOST_LOCATIONS, rng) + np.array(start)
+                    found[index].append(_Group(kept, len(group)))
         return cls(tuple(_settle(groups, by, rng) for groups in found))
 
     def draw(self, index: int, rng: np.random.Generator) -> Locations | None:
@@ -67,16 +75,24 @@ def _groups(mask_zyx: NDArray[np.bool_], by: Grouping) -> Sequence[Locations]:
     return np.split(places[order], np.flatnonzero(np.diff(own[order])) + 1)
 
 
-def _settle(
-    groups: list[Locations], by: Grouping, rng: np.random.Generator
-) -> tuple[Locations, ...]:
+def _settle(groups: list[_Group], by: Grouping, rng: np.random.Generator) -> tuple[Locations, ...]:
     """The groups of all cells, thinned to what is kept."""
     if by == "class":
-        return (_thin(np.concatenate(groups), _MOST_LOCATIONS, rng),) if groups else ()
+        return (_united(groups, rng),) if groups else ()
     if len(groups) > _MOST_LOCATIONS:
         groups = [groups[k] for k in rng.choice(len(groups), _MOST_LOCATIONS, replace=False)]
     most = max(_MOST_LOCATIONS // max(len(groups), 1), 1)
-    return tuple(_thin(group, most, rng) for group in groups)
+    return tuple(_thin(group.locations, most, rng) for group in groups)
+
+
+def _united(groups: Sequence[_Group], rng: np.random.Generator) -> Locations:
+    """Of all groups together about `_MOST_LOCATIONS` voxels, each of them as likely."""
+    sizes = np.array([group.size for group in groups])
+    if sizes.sum() <= _MOST_LOCATIONS:
+        return np.concatenate([one.locations for one in groups])
+    shares = rng.multinomial(_MOST_LOCATIONS, sizes / sizes.sum())
+    parts = (_thin(one.locations, n, rng) for one, n in zip(groups, shares, strict=True))
+    return np.concatenate(list(parts))
 
 
 def _thin(locations: Locations, most: int, rng: np.random.Generator) -> Locations:

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -43,11 +44,13 @@ class Learner:
         spatial_dims: int,
         in_channels: int,
         device: torch.device,
+        rank: int = 0,
         wrap: Callable[[torch.nn.Module], torch.nn.Module] = lambda network: network,
     ) -> None:
         self.precision = resolve_precision(spec.precision, device)
         self.device = device
         self.step = 0
+        self._rank = rank
         self._layout = memory_layout(self.precision, device, spatial_dims)
         # torch's annotations leave out `memory_format`, its documentation does not.
         self._plain = plain.to(device=device, memory_format=self._layout).train()  # type: ignore[call-overload]
@@ -75,7 +78,12 @@ class Learner:
         return float(self._optimizer.param_groups[0]["lr"])
 
     def learn(self, batch: Batch) -> torch.Tensor:
-        """One optimiser step on `batch`; its loss, a scalar on the device."""
+        """One optimiser step on `batch`; its loss, a scalar on the device.
+
+        What dropout leaves out depends on (seed, rank, step) alone, as the patches do: a
+        training that resumes goes on as if undisturbed. It seeds torch's generators.
+        """
+        torch.manual_seed(self._seed_of_step())
         image = batch.image.to(self.device, non_blocking=True, memory_format=self._layout)
         truth = batch.truth_on(self.device)
         with self.autocast():
@@ -116,6 +124,10 @@ class Learner:
         self._schedule.load_state_dict(state["schedule"])
         if self._adversary:
             self._adversary.restore(state["adversary"])
+
+    def _seed_of_step(self) -> int:
+        sequence = np.random.SeedSequence([self._spec.seed, self._rank, self.step])
+        return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def _adversarial_term(
         self,

@@ -101,7 +101,9 @@ class SegmentationLoss:
         spec, entropy = self._spec, self._entropy(logits, truth)
         terms = spec.cross_entropy * entropy
         if spec.focal:
-            terms = terms + spec.focal * (1 - torch.exp(-entropy)) ** spec.focal_gamma * entropy
+            # Of certainty itself, 0, a root has no slope.
+            doubt = (1 - torch.exp(-entropy)).clamp(min=1e-7)
+            terms = terms + spec.focal * doubt**spec.focal_gamma * entropy
         weights = self._voxel_weights(truth)
         if weights is not None:
             terms = terms * weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -16,8 +17,12 @@ _ADAM_MOMENTUM = 0.95
 
 
 def make_optimizer(network: torch.nn.Module, spec: TrainingSpec) -> torch.optim.Optimizer:
-    """AdamW, Adam, or SGD with Nesterov's momentum, all parameters of a step in one call."""
-    parameters, rate, decay = network.parameters(), spec.learning_rate, spec.weight_decay
+    """AdamW, Adam, or SGD with Nesterov's momentum, all parameters of a step in one call.
+
+    Kernels decay; biases, and what norms and activations learn (one number a channel), do not:
+    their size has nothing to do with that of the weights.
+    """
+    parameters, rate, decay = _groups(network), spec.learning_rate, spec.weight_decay
     if spec.optimizer == "sgd":
         return torch.optim.SGD(
             parameters,
@@ -29,6 +34,17 @@ def make_optimizer(network: torch.nn.Module, spec: TrainingSpec) -> torch.optim.
         )
     make = torch.optim.AdamW if spec.optimizer == "adamw" else torch.optim.Adam
     return make(parameters, rate, weight_decay=decay, fused=True)
+
+
+def _groups(network: torch.nn.Module) -> list[dict[str, Any]]:
+    """The parameters that decay, and those that do not."""
+    kernels = [one for one in network.parameters() if one.ndim > 1]
+    others = [one for one in network.parameters() if one.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": kernels},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def make_schedule(

@@ -117,7 +117,8 @@ def _make_trainer(task: TrainTask, segment: Segmenter, folder: Path, mailbox: An
 
 def _run_name(task: TrainTask) -> str:
     """Names the run by what decides its result, so that only the same training is resumed."""
-    content = (task.spec.digest(), sorted(task.data_hashes.items()))
+    learnt = [(one, content, task.truth_keys[one]) for one, content in task.data_hashes.items()]
+    content = (task.spec.digest(), sorted(learnt))
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 

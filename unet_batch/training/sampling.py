@@ -4,8 +4,8 @@ What a step sees depends only on (seed, rank, step): a training that resumes fro
 draws from there what it would have drawn undisturbed, and no two ranks draw the same.
 
 Of the patches, `foreground_share` are centred on a labelled voxel. Its class is drawn first,
-all being as likely, and then a Volume that has it: a class that one Volume in a hundred has,
-or a lesion of five voxels, is seen as often as the liver.
+all being as likely, and then a Volume that has it, among those whose Labels list it: a class that
+one Volume in a hundred has, or a lesion of five voxels, is seen as often as the liver.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ from unet_batch.training.batch import Batch
 from unet_batch.training.boundary import boundary_weights
 from unet_batch.training.volumes import TrainingVolume
 
-_MOST_VOLUMES_TRIED = 16
-"""Volumes in which a class is looked for before a patch is drawn anywhere."""
+_MOST_VOLUMES_TRIED = 256
+"""Volumes that list a class and are searched for it before a patch is drawn anywhere.
+
+Each is searched once. Masks that were ingested without names list what they hold.
+"""
 
 
 class PatchSampler:
@@ -48,6 +51,10 @@ class PatchSampler:
         self._rank = rank
         self._is_planar = spec.network.spatial_dims == 2
         self._roi_zyx = (1, *spec.tile) if self._is_planar else spec.tile
+        self._listing = [
+            [one for one in volumes if index in one.listed]
+            for index in range(volumes[0].num_values)
+        ]
 
     def batch(self, step: int) -> Batch:
         """The patches of `step`."""
@@ -82,8 +89,9 @@ class PatchSampler:
         training = self._spec.training
         if rng.random() < training.foreground_share:
             index = int(rng.integers(1, self._volumes[0].num_values))
-            for number in rng.permutation(len(self._volumes))[:_MOST_VOLUMES_TRIED]:
-                volume = self._volumes[number]
+            listing = self._listing[index]
+            for number in rng.permutation(len(listing))[:_MOST_VOLUMES_TRIED]:
+                volume = listing[number]
                 location = volume.draw_location(index, rng)
                 if location is not None:
                     return volume, location

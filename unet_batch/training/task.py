@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -17,7 +17,9 @@ from unet_batch.planning.specs.grid import GridSpec
 from unet_batch.planning.specs.train import TrainSpec
 from unet_batch.planning.split import Split, split_volumes
 from unet_batch.planning.volume_info import LabelClass, VolumeInfo
+from unet_batch.side_by_side import each
 from unet_batch.storage.archive import Archive
+from unet_batch.storage.volume import Labels, Volume
 from unet_batch.training.targets import ClassTable
 
 
@@ -33,6 +35,9 @@ class TrainTask:
     grid: that of the network: the Spec's, with numbers for a median spacing.
     spacing_mm: median over the Volumes to train on (z, y, x), on that grid.
     data_hashes: content hash of each Volume to train on.
+    held_back_hashes: the same of those held back.
+    truth_keys: generation of each of these Volumes' truth: one that is corrected has another.
+    listed_values: of the truth, that each of these Volumes' Labels list.
     network_reasons: why network, roi and batch size are what they are, where they were derived.
     """
 
@@ -44,6 +49,9 @@ class TrainTask:
     grid: GridSpec
     spacing_mm: tuple[float, float, float]
     data_hashes: dict[str, str]
+    held_back_hashes: dict[str, str]
+    truth_keys: dict[str, str]
+    listed_values: dict[str, tuple[int, ...]]
     network_reasons: tuple[str, ...] = ()
 
     @property
@@ -71,7 +79,9 @@ def plan_training(archive: Archive, spec: TrainSpec) -> TrainTask:
     where no network can be derived that fits the memory.
     """
     selected = archive.select(spec.volumes, spec.where)
-    infos = {one.id: one for one in selected if spec.truth in archive[one.id].labels}
+    found = each(lambda info: Volume(archive.url, info).labels.get(spec.truth), selected)
+    infos = {one.id: one for one, labels in zip(selected, found, strict=True) if labels}
+    truths = {one.id: labels for one, labels in zip(selected, found, strict=True) if labels}
     if not infos:
         raise SpecError(
             f"none of the {len(selected)} Volumes selected in {spec.archive} has Labels"
@@ -79,7 +89,7 @@ def plan_training(archive: Archive, spec: TrainSpec) -> TrainTask:
         )
     split = split_volumes(infos, spec.split)
     train = [infos[one] for one in split.train]
-    labels = _common_classes(archive, list(infos), spec.truth)
+    labels = _common_classes(truths, spec.truth)
     _check_recipe(spec, labels, split)
     grid = _resolved_grid(spec, train)
     spacing_mm = _median_spacing(grid, train)
@@ -101,6 +111,11 @@ def plan_training(archive: Archive, spec: TrainSpec) -> TrainTask:
         grid=grid,
         spacing_mm=spacing_mm,
         data_hashes={one.id: one.content_hash for one in train},
+        held_back_hashes={one: infos[one].content_hash for one in split.held_back},
+        truth_keys={one: labels.key for one, labels in truths.items()},
+        listed_values={
+            one: tuple(label.value for label in labels.classes) for one, labels in truths.items()
+        },
         network_reasons=reasons,
     )
     try_network(task.network(), spec.tile, batch_size=spec.training.num_patches)
@@ -118,11 +133,11 @@ def _common_channels(infos: Sequence[VolumeInfo]) -> tuple[str, ...]:
     return first.channels
 
 
-def _common_classes(archive: Archive, ids: Sequence[str], truth: str) -> tuple[LabelClass, ...]:
+def _common_classes(truths: Mapping[str, Labels], truth: str) -> tuple[LabelClass, ...]:
     """All classes that occur, by value; the background is added where no truth names it."""
     classes: dict[int, LabelClass] = {}
-    for one in ids:
-        for label in archive[one].labels[truth].classes:
+    for one, labels in truths.items():
+        for label in labels.classes:
             known = classes.setdefault(label.value, label)
             if label.value and known.name != label.name:
                 raise SpecError(

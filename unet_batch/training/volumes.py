@@ -9,7 +9,7 @@ once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from math import prod
@@ -62,6 +62,7 @@ class TrainingVolume:
     shape_zyx, spacing_mm: those of the network's grid.
     num_values: values that the truth may hold, the background among them.
     known: for each channel of the logits whether the Labels tell of the class.
+    listed: indices of the truth's values that its Labels list, and it may hold.
     """
 
     def __init__(
@@ -73,13 +74,16 @@ class TrainingVolume:
         intensity: IntensitySpec,
         budget: MemoryBudget,
         grid: GridSpec = OWN_GRID,
-        annotated: Collection[int] | None = None,
+        listed_values: Collection[int] | None = None,
+        partial_labels: bool = False,
         foreground_by: Grouping = "class",
     ) -> None:
         self.id = volume.id
         self.volume = volume
         self.num_values = len(table.values)
-        self.known = table.known(table.values if annotated is None else annotated)
+        listed = table.values if listed_values is None else listed_values
+        self.known = table.known(listed if partial_labels else table.values)
+        self.listed = frozenset(table.values.index(value) for value in listed)
         self._grid_map = grid.map_of(volume.info)
         self.spacing_mm: tuple[float, ...] = volume.spacing_mm
         self.shape_zyx: tuple[int, ...] = volume.info.shape_zyx
@@ -186,7 +190,7 @@ def _index_by_value(values: tuple[int, ...]) -> Indices:
 
 def open_training_volumes(
     archive: Archive,
-    volume_ids: Sequence[str],
+    listed_values: Mapping[str, Collection[int]],
     *,
     truth: str,
     table: ClassTable,
@@ -196,26 +200,22 @@ def open_training_volumes(
     foreground_by: Grouping = "class",
     partial_labels: bool = False,
 ) -> list[TrainingVolume]:
-    """The Volumes of `volume_ids`, none of their voxels read yet. They share `budget`.
+    """The Volumes of `listed_values`, none of their voxels read yet. They share `budget`.
 
-    With `partial_labels` a class that a Volume's Labels do not list is unknown in it.
+    With each comes what its Labels list. With `partial_labels` a class that they do not list is
+    unknown in it.
     """
-    volumes = []
-    for one in volume_ids:
-        volume = archive[one]
-        annotated = None
-        if partial_labels:
-            annotated = [label.value for label in volume.labels[truth].classes]
-        volumes.append(
-            TrainingVolume(
-                volume,
-                truth=truth,
-                table=table,
-                intensity=intensity,
-                budget=budget,
-                grid=grid,
-                annotated=annotated,
-                foreground_by=foreground_by,
-            )
+    return [
+        TrainingVolume(
+            archive[one],
+            truth=truth,
+            table=table,
+            intensity=intensity,
+            budget=budget,
+            grid=grid,
+            listed_values=values,
+            partial_labels=partial_labels,
+            foreground_by=foreground_by,
         )
-    return volumes
+        for one, values in listed_values.items()
+    ]

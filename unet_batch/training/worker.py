@@ -97,7 +97,10 @@ class _Worker:
         self._task, self._segment, self._mailbox = task, segment, mailbox
         self._spec = task.spec
         self._learner = make_learner(
-            task, get_device(), wrap=lambda plain: prepare_model(plain, move_to_device=False)
+            task,
+            get_device(),
+            rank=self._rank,
+            wrap=lambda plain: prepare_model(plain, move_to_device=False),
         )
         self._early_stopping = EarlyStopping(self._spec.training.early_stopping)
         budget = MemoryBudget(self._spec.resources.cache)
@@ -194,8 +197,9 @@ class _Worker:
     def _score(self, limit: int | None) -> float | None:
         """Mean Dice of the first `limit` held-back Volumes, or of all; None if there are none.
 
-        Each rank takes its share; the averaged weights predict.
+        Each rank takes its share; the averaged weights predict, all ranks with the same.
         """
+        _share_buffers(self._learner.averaged, self._world_size)
         scores = score_volumes(
             self._segment,
             self._learner.averaged,
@@ -242,9 +246,11 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
 def make_learner(
     task: TrainTask,
     device: torch.device,
+    *,
+    rank: int = 0,
     wrap: Callable[[torch.nn.Module], torch.nn.Module] = lambda network: network,
 ) -> Learner:
-    """The Learner of a task, its network initialised by the seed."""
+    """The Learner of a task for one rank, its network initialised by the seed."""
     spec = task.spec
     torch.manual_seed(spec.training.seed)
     network = build_network(
@@ -262,6 +268,7 @@ def make_learner(
         spatial_dims=spec.network.spatial_dims,
         in_channels=len(task.channels),
         device=device,
+        rank=rank,
         wrap=wrap,
     )
 
@@ -272,7 +279,7 @@ def open_volumes(
     """The Volumes of `ids` as the task's network sees them, none of them read yet."""
     return open_training_volumes(
         open_archive(task.archive_url),
-        ids,
+        {one: task.listed_values[one] for one in ids},
         truth=task.spec.truth,
         table=task.table,
         intensity=task.spec.intensity,
@@ -288,6 +295,16 @@ def _mean(loss: torch.Tensor, world_size: int) -> float:
     if world_size > 1:
         torch.distributed.all_reduce(loss)
     return float(loss) / world_size
+
+
+def _share_buffers(network: torch.nn.Module, world_size: int) -> None:
+    """Have all ranks use the buffers of rank 0, which are saved.
+
+    Weights are alike everywhere; running means of batch norms are of each rank's own patches.
+    """
+    if world_size > 1:
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 def _gather(scores: dict[str, tuple[Score, ...]], world_size: int) -> dict[str, tuple[Score, ...]]:

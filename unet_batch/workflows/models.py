@@ -137,9 +137,15 @@ def roll_back_model(name: str, *, registry_url: str | None, why: str = "") -> Mo
 
 
 def data_of(bundle: Bundle) -> DataUse:
-    """What a Bundle says of the Volumes it was trained on."""
-    used = (UsedVolume(volume_id=k, content_hash=v) for k, v in bundle.data_hashes.items())
-    return DataUse(train=tuple(used))
+    """What a Bundle says of the Volumes it was trained on, and of those held back from it."""
+    train, held_back = (
+        tuple(
+            UsedVolume(volume_id=k, content_hash=v, truth_key=bundle.truth_keys.get(k, ""))
+            for k, v in hashes.items()
+        )
+        for hashes in (bundle.data_hashes, bundle.held_back_hashes)
+    )
+    return DataUse(train=train, held_back=held_back)
 
 
 def _summary(registry: Registry, name: str) -> ModelSummary:

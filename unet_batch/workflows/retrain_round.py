@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from unet_batch.errors import NotFoundError, SpecError, StoreError
-from unet_batch.planning.model_versions import ModelReference, ModelVersion, UsedVolume
+from unet_batch.planning.model_versions import (
+    ModelReference,
+    ModelVersion,
+    UsedVolume,
+    rolled_back_from,
+)
 from unet_batch.planning.retraining import (
     Round,
     new_since,
@@ -66,9 +71,10 @@ def begin_round(
         return begun
     used = {f"{champion}, the champion": registry.data(champion)} if champion else {}
     known = next(iter(used.values()), None)
-    refused = _refused(registry, spec.model, request, standing)
-    if refused is not None:
-        used[f"{refused}, a challenger already refused"] = registry.data(refused)
+    beaten = _beaten(registry, spec.model, request, standing)
+    if beaten is not None:
+        version, how = beaten
+        used[f"{version}, {how}"] = registry.data(version)
     reason = why_not_to_train(spec, volumes, known=used)
     if reason is not None:
         return reason
@@ -117,14 +123,21 @@ def write_round(registry: Registry, name: str, current: Round) -> None:
     registry.store.put(registry.model_path(name, "round.json"), content)
 
 
-def _refused(
+def _beaten(
     registry: Registry, name: str, request: str, standing: int | None
-) -> ModelVersion | None:
-    """The latest challenger of the same request that the present champion withstood."""
+) -> tuple[ModelVersion, str] | None:
+    """The latest version of the same request that gave way to the champion, and how.
+
+    A retraining refused it, or a person rolled back from it: the same Volumes would only make
+    the same version again.
+    """
+    rolled_back = rolled_back_from(registry.moves(name))
     for version in reversed(registry.versions(name)):
         if version.recipe != request:
             continue
+        if version.version in rolled_back:
+            return version, "which was rolled back"
         decision = registry.decision(name, version.version)
         if decision and not decision.is_promoted and decision.champion == standing:
-            return version
+            return version, "a challenger already refused"
     return None

@@ -129,6 +129,8 @@ def _write_bundle(
         scores=scores,
         score_intervals=intervals,
         data_hashes=task.data_hashes,
+        held_back_hashes=task.held_back_hashes,
+        truth_keys=task.truth_keys,
         train_spec=task.spec.model_dump(mode="json"),
         network_reasons=task.network_reasons,
     ).trusting(trust_network=task.spec.trust_network)

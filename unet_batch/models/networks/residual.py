@@ -21,7 +21,11 @@ def segresnet(
     norm: str = "BATCH",
     dropout: float | None = None,
 ) -> Definition:
-    """SegResNet (Myronenko 2018): residual blocks a level, channels doubled, skips added."""
+    """SegResNet (Myronenko 2018): residual blocks a level, channels doubled, skips added.
+
+    Its norms are batch norms, which fold into convolutions at inference; the paper's are group
+    norms.
+    """
     check_sizes(blocks_down=blocks_down, blocks_up=blocks_up, init_filters=init_filters)
     if len(blocks_up) != len(blocks_down) - 1:
         raise SpecError(
@@ -42,6 +46,7 @@ def segresnet(
 def vnet(frame: Frame, *, dropout: float = 0.5) -> Definition:
     """V-Net (Milletari et al. 2016): 5-wide convolutions, residual, 16 to 256 channels.
 
+    As MONAI has it: with ELU where the paper has PReLU, and batch norms.
     Its first level adds the image to its 16 channels, so that the image must have 1, 2, 4, 8
     or 16 of its own.
     """

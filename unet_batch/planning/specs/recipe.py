@@ -82,6 +82,15 @@ class LossSpec(SpecModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _weighs_voxels_of_a_term(self) -> Self:
+        if (self.boundary or self.class_weights) and not self.cross_entropy + self.focal:
+            raise ValueError(
+                "boundary and class_weights weigh the voxels of cross_entropy and focal, which are"
+                " both 0; give one of them a weight, or drop these"
+            )
+        return self
+
 
 class TrainingSpec(SpecModel):
     """The optimisation itself."""
@@ -94,7 +103,9 @@ class TrainingSpec(SpecModel):
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     momentum: float = Field(0.99, ge=0, lt=1, description="of sgd (Nesterov's)")
     learning_rate: float = Field(3e-3, gt=0, description="the highest of the schedule")
-    weight_decay: float = Field(1e-2, ge=0, description="L2; decoupled with adamw")
+    weight_decay: float = Field(
+        1e-2, ge=0, description="L2 of kernels, not of biases and norms; decoupled with adamw"
+    )
     schedule: Literal["one_cycle", "cosine", "poly", "constant"] = "one_cycle"
     warmup_share: float = Field(0.15, ge=0, lt=1, description="share of the steps that warm up")
     gradient_clip: float = Field(12.0, gt=0, description="largest norm of the gradient")
@@ -162,6 +173,16 @@ class TrainResourceSpec(SpecModel):
     cache: Bytes = Field(2 * 2**30, ge=0, description="bytes of Volumes a worker keeps in memory")
     readers: int = Field(1, ge=1, description="threads of a worker that read and augment")
     read_ahead: int = Field(4, ge=1, description="batches made ahead of the network")
+
+    @model_validator(mode="after")
+    def _shares_no_gpu(self) -> Self:
+        if 0 < self.gpus_per_worker < 1 and self.most_workers > 1:
+            raise ValueError(
+                f"gpus_per_worker {self.gpus_per_worker} with {self.most_workers} workers: NCCL, by"
+                " which they agree, refuses two of them on one GPU; give each a whole one, or use"
+                " one worker"
+            )
+        return self
 
     @property
     def most_workers(self) -> int:

@@ -53,11 +53,15 @@ def _add_noise(image: torch.Tensor, rng: Generator) -> torch.Tensor:
 
 
 def _blur(image: torch.Tensor, rng: Generator, *, is_planar: bool) -> torch.Tensor:
-    sigma = rng.uniform(0.5, 1.0)
-    if is_planar:
-        blurred = GaussianFilter(2, sigma)(image.transpose(0, 1))
-        return torch.as_tensor(blurred).transpose(0, 1)
-    return torch.as_tensor(GaussianFilter(3, sigma)(image[None])[0])
+    """Blur; what lies outside is like the closest voxel, so that no face grows dark."""
+    sigma, reach = rng.uniform(0.5, 1.0), 4
+    batch = image.transpose(0, 1) if is_planar else image[None]
+    num_axes = batch.ndim - 2
+    wide = F.pad(batch, (reach,) * (2 * num_axes), mode="replicate")
+    blurred = torch.as_tensor(GaussianFilter(num_axes, sigma)(wide))
+    for axis in range(2, batch.ndim):
+        blurred = blurred.narrow(axis, reach, batch.shape[axis])
+    return blurred.transpose(0, 1) if is_planar else blurred[0]
 
 
 def _lower_resolution(image: torch.Tensor, rng: Generator, *, is_planar: bool) -> torch.Tensor:
@@ -66,5 +70,6 @@ def _lower_resolution(image: torch.Tensor, rng: Generator, *, is_planar: bool) -
     small = [max(1, round(n * share)) for n in shape]
     if is_planar:
         small[0] = shape[0]
-    coarse = F.interpolate(image[None], size=small, mode="nearest")
+    # "nearest" takes the voxel before the middle: the image would move against its truth.
+    coarse = F.interpolate(image[None], size=small, mode="nearest-exact")
     return F.interpolate(coarse, size=shape, mode="trilinear", align_corners=False)[0]
