@@ -60,6 +60,8 @@ def plan(folder: Path) -> None:
     timer.lap(f"plan {planned.num_tiles} tiles")
     Bookkeeper.of(job, planned, ReplicaSize(64, 2, 0), published)
     timer.lap("predict")
+    job.num_lanes(planned, 2)
+    timer.lap("lanes that memory has room for")
     chains = planned.chains()
     next(chains)
     timer.lap("first Block")

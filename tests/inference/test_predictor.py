@@ -150,6 +150,38 @@ def test_planar_networks_equal_monai_slice_by_slice(
         assert_same_labels(labels[z], monai_logits(net, image[:, z], (16, 16), overlap))
 
 
+@st.composite
+def planar_cases(draw: st.DrawFn) -> tuple[BlockLayout, int, int, float]:
+    side, overlap = draw(st.sampled_from([4, 6, 8])), draw(st.sampled_from([0, 0.25, 0.5]))
+    shape = (draw(st.integers(1, 4)), draw(st.integers(4, 22)), draw(st.integers(4, 22)))
+    grid = TileGrid.of(shape, (1, side, side), overlap)
+    groups = tuple(
+        tuple(sorted({0, *draw(st.lists(st.integers(0, n - 1), max_size=2))})) for n in grid.counts
+    )
+    again = tuple(tuple(k for k in starts if k and draw(st.booleans())) for starts in groups)
+    layout = BlockLayout(grid, draw(st.integers(0, 2)), groups, draw(st.integers(1, 3)), again)
+    channels, classes = draw(st.sampled_from([1, 3])), draw(st.sampled_from([2, 61]))
+    return layout, channels, classes, overlap
+
+
+@given(planar_cases(), st.integers(1, 5))
+@settings(max_examples=30)
+def test_planar_labels_equal_monai_for_any_blocks_and_either_choice_at_cuts(
+    case: tuple[BlockLayout, int, int, float], batch_size: int
+) -> None:
+    layout, channels, classes, overlap = case
+    image = np.random.default_rng(0).standard_normal((channels, *layout.grid.shape), np.float32)
+    roi, net = layout.grid.roi, network(channels, classes, planar=True)
+    one = predictor(
+        net, channels=channels, classes=classes, roi=roi, batch_size=batch_size, planar=True
+    )
+    results = run(one, layout, image)
+    labels = stitched(layout, results)
+    for z in range(len(labels)):
+        assert_same_labels(labels[z], monai_logits(net, image[:, z], roi[1:], overlap))
+    assert sum(result.num_tiles for result in results.values()) == layout.num_tiles
+
+
 def test_finished_sums_over_weights_equal_monais_logits() -> None:
     """The Seam's sums are the logits before the division: divide, and compare to 1e-4."""
     grid = TileGrid.of((20, 18, 16), (8, 8, 8), 0.5)

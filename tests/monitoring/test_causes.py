@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from unet_batch.inference.head import NOT_FINITE
 from unet_batch.monitoring.causes import cause_of
 
 REASONS = {
@@ -16,6 +17,7 @@ REASONS = {
     "a volume needs at least 12 MiB; resources.memory_budget is 1 MiB": "memory",
     "writing Labels 'net' failed: No space left on device": "store",
     "the network returned (1, 2) for tiles (1, 1); expected (1, 3).": "model",
+    NOT_FINITE: "model",
     "something never seen before": "other",
 }
 

@@ -97,6 +97,21 @@ def test_a_fast_device_recomputes_what_a_slow_one_sends() -> None:
     assert any(shared(14, pace=GPU_PACE).recomputed)
 
 
+def test_what_does_not_fit_where_sums_travel_is_recomputed() -> None:
+    tiles, model = grid(300, 300, 300), ModelCost(1, 61, tile_flops=1e12)
+
+    def chosen(budget_mib: int, cuts: Cuts) -> BlockLayout:
+        budget = budget_mib * 2**20
+        return choose_layout(tiles, model, itemsize=2, memory_budget=budget, cuts=cuts)
+
+    with pytest.raises(MemoryBudgetError, match=r"needs at least .*or inference\.cuts=auto"):
+        chosen(300, "travel")
+    assert chosen(300, "auto") == chosen(300, "recompute")
+    assert footprint(chosen(300, "auto"), model, 2).total <= 300 * 2**20
+    assert chosen(1000, "auto") == chosen(1000, "travel")
+    assert chosen(1000, "auto").has_seams
+
+
 def test_recomputing_plans_the_tiles_across_the_cut_twice() -> None:
     layout = shared(2, cuts="recompute")
     assert layout.num_tiles == layout.grid.num_tiles + layout.grid.counts[0] ** 2

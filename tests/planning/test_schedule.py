@@ -468,6 +468,25 @@ def test_slow_stores_hold_new_volumes_back() -> None:
     assert [one for one in schedule.handle(WasWritten(write.regions)) if isinstance(one, Read)]
 
 
+def test_slow_stores_hold_back_a_volume_that_is_under_way_too() -> None:
+    plan = plan_of([(200, 24, 24)])
+    schedule = Schedule(
+        plan.chains(), plan.volumes, window=1, max_attempts=3, max_unwritten_voxels=10
+    )
+    (read,) = schedule.start(num_replicas=1)
+    schedule.handle(ReplicaReady("r"))
+    writes: list[Write] = []
+    while not writes:  # until a whole Shard is there to be written
+        (predict,) = schedule.handle(WasRead(read.key))
+        out = schedule.handle(WasPredicted(predict.key, "r"))
+        writes = [one for one in out if isinstance(one, Write)]
+        reads = [one for one in out if isinstance(one, Read)]
+        assert len(reads) == (not writes)
+        read = reads[0] if reads else read
+    more = [one for write in writes for one in schedule.handle(WasWritten(write.regions))]
+    assert [one for one in more if isinstance(one, Read)]
+
+
 @pytest.mark.parametrize("shape", [(8, 8, 8), (40, 24, 24)])
 def test_an_empty_job_is_finished_at_once(shape: tuple[int, int, int]) -> None:
     schedule = Schedule(

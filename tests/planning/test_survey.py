@@ -33,7 +33,7 @@ def test_costs_are_those_of_the_plan() -> None:
             planned.num_tiles,
             planned.layout.num_blocks,
             len(planned.layout.sweeps),
-            PLANNER.footprint(planned).total,
+            PLANNER.footprint(planned),
             planned.layout.has_seams,
         )
 

@@ -116,7 +116,9 @@ def test_rebuilding_predicts_every_earlier_tile_that_reaches_the_block(
             if index[layout.axis] < block.tiles.start[layout.axis]
             and layout.grid.tile(index) & region
         }
-        assert reaching <= set(indices(layout.rebuild_tiles(block)))
+        rebuilt = set(indices(layout.rebuild_tiles(block)))
+        assert reaching <= rebuilt
+        assert {one[layout.axis] for one in rebuilt} == {one[layout.axis] for one in reaching}
         assert layout.input_box(block) in layout.input_box(block, rebuild=True)
 
 

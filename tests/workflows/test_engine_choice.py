@@ -11,13 +11,19 @@ import pytest
 from ray.exceptions import RayActorError
 
 from unet_batch.inference.choosing import EngineChoice, EngineKind
+from unet_batch.planning.cost import CPU_PACE, ModelCost
 from unet_batch.planning.specs.segment import InferenceSpec
 from unet_batch.storage.archive import open_archive
 from unet_batch.storage.ledger import Ledger
 from unet_batch.workflows import engine_choice
-from unet_batch.workflows.engine_choice import MEASURE_FROM_TILES, known_engine, settle_engine
+from unet_batch.workflows.engine_choice import MEASURE_FROM_S, known_engine, settle_engine
 
-LONG, SHORT = SimpleNamespace(num_tiles=MEASURE_FROM_TILES), SimpleNamespace(num_tiles=9)
+PLANNER = SimpleNamespace(pace=CPU_PACE)
+LONG, SHORT = (
+    SimpleNamespace(num_tiles=number, planner=PLANNER)
+    for number in (int(MEASURE_FROM_S), int(MEASURE_FROM_S) - 1)
+)
+A_SECOND_A_TILE = ModelCost(1, 2, tile_flops=CPU_PACE.flops_per_second)
 
 
 class Pool:
@@ -59,7 +65,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def job(weights: str = "w1", **inference: Any) -> Any:
     spec = SimpleNamespace(inference=InferenceSpec.model_validate(inference))
-    return SimpleNamespace(spec=spec, model_hash=weights)
+    return SimpleNamespace(spec=spec, model_hash=weights, model_cost=lambda: A_SECOND_A_TILE)
 
 
 def settle(pool: Pool, ledger: Ledger, plan: Any = LONG, one: Any = None) -> EngineChoice:
@@ -71,7 +77,7 @@ def test_what_is_faster_is_used_and_kept_for_these_weights(ledger: Ledger) -> No
     first, again, other = Pool(found), Pool(found), Pool(EngineChoice("torch", {}))
     assert settle(first, ledger) == found
     assert (first.asked, first.used) == (1, ["openvino"])
-    assert settle(again, ledger) == EngineChoice("openvino", {})
+    assert settle(again, ledger).reason == "openvino: not measured (as this Job began)"
     assert (again.asked, known_engine(job(), ledger)) == (0, "openvino")
     assert settle(other, ledger, one=job("w2")).kind == "torch"
     assert other.asked == 1
@@ -79,7 +85,8 @@ def test_what_is_faster_is_used_and_kept_for_these_weights(ledger: Ledger) -> No
 
 def test_a_short_job_measures_nothing(ledger: Ledger) -> None:
     pool = Pool(EngineChoice("openvino", {}))
-    assert settle(pool, ledger, SHORT) == EngineChoice("torch", {})
+    short = "torch: not measured (a Job of less than about 30 s)"
+    assert settle(pool, ledger, SHORT).reason == short
     assert (pool.asked, pool.used) == (0, ["torch"])
 
 
@@ -92,4 +99,6 @@ def test_what_the_spec_names_is_used_unmeasured(ledger: Ledger) -> None:
 
 
 def test_a_replica_that_cannot_measure_leaves_torch(ledger: Ledger) -> None:
-    assert settle(Pool(RayActorError()), ledger) == EngineChoice("torch", {})
+    choice = settle(Pool(RayActorError()), ledger)
+    assert choice.kind == "torch"
+    assert choice.reason.startswith("torch: not measured (measuring failed: The actor ")

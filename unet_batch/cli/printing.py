@@ -229,7 +229,7 @@ def print_bench(summary: BenchSummary) -> None:
         [
             (
                 case.name,
-                case.engine,
+                case.job_engine,
                 f"{case.tiles_predicted} of {case.tiles_planned}",
                 case.bare_s,
                 case.end_to_end_s,
@@ -247,7 +247,7 @@ def print_bench(summary: BenchSummary) -> None:
     print_table(
         "What that is, and takes",
         (
-            *("case", "rounds", "Mvoxel a second", "ms a Volume beyond bare"),
+            *("case", "rounds", "Mvoxel a second", "core ms a Volume beyond bare"),
             *("start of a Replica s", "GPU MiB"),
         ),
         [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Literal
 
@@ -27,16 +27,17 @@ _CANNOT_RUN: dict[EngineKind, tuple[type[Exception], ...]] = {"cuda_graph": (Run
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """The Engine to use, and seconds a tile of each that was measured (none: not measured)."""
+    """The Engine to use, and seconds a tile of each that was measured; `note`: why none was."""
 
     kind: EngineKind
-    seconds_per_tile: dict[str, float]
+    seconds_per_tile: dict[str, float] = field(default_factory=dict)
+    note: str = "the only one here"
 
     @property
     def reason(self) -> str:
         """The choice in words."""
         if not self.seconds_per_tile:
-            return f"{self.kind}: not measured"
+            return f"{self.kind}: not measured ({self.note})"
         paces = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in self.seconds_per_tile.items())
         return f"{self.kind}: a tile takes {paces}"
 
@@ -112,7 +113,7 @@ def choose_engine(
     """
     kinds = _candidates(bundles, device)
     if len(kinds) == 1:
-        return EngineChoice("torch", {})
+        return EngineChoice("torch")
     timed: dict[EngineKind, Pace] = {}
     with ExitStack() as stack:
         for kind in kinds:

@@ -13,7 +13,7 @@ A voxel without weight, which no tile covered, is background.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -22,8 +22,10 @@ import torch
 from numpy.typing import NDArray
 
 from unet_batch.errors import BundleError
+from unet_batch.planning.cost import MAX_SUMS_READ
 from unet_batch.planning.specs.recipe import Activation
 from unet_batch.planning.specs.segment import InferenceSpec
+from unet_batch.tiling.box import Box
 
 if TYPE_CHECKING:  # with a Bundle comes MONAI, which a worker that stitches need not wait for
     from unet_batch.models.bundle import Bundle
@@ -105,6 +107,13 @@ class Head:
     def dtype(self) -> np.dtype[np.unsignedinteger]:
         """The smallest unsigned type that holds every label value."""
         return np.dtype(np.uint8 if max(self.class_values) < 256 else np.uint16)
+
+    def pieces(self, box: Box) -> Iterator[Box]:
+        """`box` (z, y, x) in parts that are read out at once: whole rows, MAX_SUMS_READ sums."""
+        _, y, x = box.shape
+        room = MAX_SUMS_READ // self.num_sums
+        shape = max(1, room // (y * x)), max(1, min(y, room // x)), box.stop[2]
+        return box.split(shape)
 
     def room(self, shape_zyx: Sequence[int], device: torch.device) -> torch.Tensor:
         """An uninitialised tensor for the planes of a box of voxels."""

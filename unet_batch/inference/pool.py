@@ -141,9 +141,10 @@ class ReplicaPool:
         warm: ray.ObjectRef[Any] = actor.warm_up.remote()
         return name, warm
 
-    def use_precision(self, precision: Literal["fp32", "bf16"]) -> None:
+    def use_precision(self, precision: Literal["fp32", "bf16"], *, num_lanes: int) -> None:
         """Have Replicas compute in `precision` from now on; those that live are ended."""
         self.close()
+        self._num_lanes = num_lanes
         models, inference = self._arguments
         self._arguments = models, inference.model_copy(update={"precision": precision})
 

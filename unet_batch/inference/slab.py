@@ -21,7 +21,6 @@ import torch
 
 from unet_batch.inference.head import Head
 from unet_batch.inference.sums import DeviceSums, HostSums, Sums
-from unet_batch.planning.cost import MAX_SUMS_READ
 from unet_batch.tiling.box import Box, Index
 from unet_batch.tiling.importance import Importance
 
@@ -72,7 +71,7 @@ class Slab:
             for ring, part in self._ring_parts(box):
                 self._sums.finish(ring, out_pzyx[0][part.relative_to(box).slices])
             return
-        for part in box.split(_read_shape(box, self._head.num_sums)):
+        for part in self._head.pieces(box):
             sums = torch.empty((self._head.num_sums, *part.shape), device=out_pzyx.device)
             self.take(part, sums)
             out_pzyx[:, *part.relative_to(box).slices] = self._head.planes(sums)
@@ -159,10 +158,3 @@ class Slab:
             shift[axis] = first - position
             yield part.shift(shift), part
             position = end
-
-
-def _read_shape(box: Box, num_sums: int) -> Index:
-    """Voxels (z, y, x) to read out at once: whole rows, and no more than MAX_SUMS_READ sums."""
-    _, y, x = box.shape
-    room = MAX_SUMS_READ // num_sums
-    return max(1, room // (y * x)), max(1, min(y, room // x)), box.stop[2]

@@ -6,6 +6,7 @@ A Ray task.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from time import perf_counter
 
 import numpy as np
@@ -17,6 +18,7 @@ from unet_batch.errors import UnetBatchError
 from unet_batch.inference.head import Head
 from unet_batch.inference.reading import IO_CPUS
 from unet_batch.inference.writing import Done
+from unet_batch.tiling.box import Box
 
 
 @ray.remote(num_cpus=IO_CPUS, max_retries=0)
@@ -32,14 +34,26 @@ def stitch(
     """Planes (p, z, y, x) of a Seam: the Sweeps' sums added in the order given, then the Head.
 
     The order is the Sweeps', never that of arrival, so the same sums always give the same
-    labels.
+    labels. They are added and read out piece by piece: beside the planes a stitcher holds little
+    more than what it was given.
     """
     started = perf_counter()
-    total = torch.from_numpy(sums_czyx[0].copy())
-    for sums in sums_czyx[1:]:
-        total += torch.from_numpy(sums.copy())
+    whole = Box.from_shape(sums_czyx[0].shape[1:])
+    planes = head.room(whole.shape, torch.device("cpu"))
     try:
-        planes = head.label_values(head.planes(total).numpy())
+        for part in head.pieces(whole):
+            total = _added([sums[:, *part.slices] for sums in sums_czyx])
+            planes[:, *part.slices] = head.planes(total)
     except UnetBatchError as error:
         return Done(perf_counter() - started, 0, {"": str(error)}), None
-    return Done(perf_counter() - started, total.nbytes, {}), planes
+    seconds = perf_counter() - started
+    return Done(seconds, sums_czyx[0].nbytes, {}), head.label_values(planes.numpy())
+
+
+def _added(sums_czyx: Sequence[NDArray[np.float32]]) -> torch.Tensor:
+    """The sum of arrays, which are not written to, from the first to the last."""
+    total = sums_czyx[0].copy()
+    with np.errstate(invalid="ignore", over="ignore"):  # the Head names what is not finite
+        for sums in sums_czyx[1:]:
+            total += sums
+    return torch.from_numpy(total)

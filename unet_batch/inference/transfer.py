@@ -3,9 +3,9 @@
     raw voxels ─> pinned ──upload──> normalised, tiles, sums, labels ──download──> pinned ─> cells
                   its own stream     the device's stream               its own stream
 
-Python only hands work to a GPU, and runs ahead of it: the next Block's voxels are on their way
-while this one is computed, and its labels leave while the next one is. Nobody waits before a
-result is needed. On a CPU nothing is copied.
+Python only hands work to a GPU, and runs ahead of it: of the Blocks that one call predicts, the
+next one's voxels are on their way while this one is computed, and its labels leave while the next
+one is. Nobody waits before the call's results are needed. On a CPU nothing is copied.
 
 Pinned memory comes from torch, which uses it again once the copies that were asked of it are
 done; `record_stream` says the same of the device's memory that two streams share.

@@ -25,13 +25,13 @@ def copy_tile(voxels_czyx: torch.Tensor, box: Box, tile: Box, room_czyx: torch.T
 def assemble(
     box: Box, pieces: Sequence[Piece], normalizer: Normalizer, transfer: Transfer
 ) -> torch.Tensor:
-    """Normalised voxels float32 (c, *box.shape) from raw pieces, each normalised on the device."""
+    """Normalised voxels float32 (c, *box.shape) from raw pieces, each normalised in its place."""
     whole = Box((0, *box.start), (len(normalizer.channels), *box.stop))
     if [part for part, _ in pieces] == [whole]:
         return normalizer.apply(transfer.upload(pieces[0][1]))
     voxels = torch.empty(whole.shape, device=transfer.device)
     for part, raw in pieces:
         channels = normalizer.channels[part.start[0] : part.stop[0]]
-        values = replace(normalizer, channels=channels).apply(transfer.upload(raw))
-        voxels[part.relative_to(whole).slices] = values
+        room = voxels[part.relative_to(whole).slices]
+        replace(normalizer, channels=channels).apply(transfer.upload(raw), out=room)
     return voxels

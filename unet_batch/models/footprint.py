@@ -2,17 +2,20 @@
 
 The network runs on torch's meta device, where tensors have shapes but no memory, and every
 storage an operation makes is counted for as long as Python holds it. Scratch space inside
-one operation (reordered weights, im2col) is not seen. Growth of the resident set measured on
-the CPU, against this estimate:
+one operation (im2col, copies to the layout of a kernel) is not seen. Growth of the resident set
+on a CPU with AVX-512, less the weights that are laid out for it, against this estimate:
 
 =============================== ========== ==========
 network, batch                  measured   estimate
 =============================== ========== ==========
-residual U-Net, 4 x 96³, bf16       95 MiB     94 MiB
-DynUNet 32-320, 1 x 64³, bf16       96 MiB     85 MiB
-DynUNet 32-320, 1 x 64³, fp32      219 MiB    169 MiB
-residual U-Net, 4 x 96³, fp32      355 MiB    189 MiB
+residual U-Net, 4 x 96³, bf16      119 MiB     81 MiB
+DynUNet 32-320, 1 x 64³, bf16      111 MiB     85 MiB
+DynUNet 32-320, 1 x 64³, fp32      345 MiB    169 MiB
+residual U-Net, 4 x 96³, fp32      194 MiB    162 MiB
 =============================== ========== ==========
+
+Of that some 30 MiB are code that a first pass brings in. A DynUNet in float32 takes twice the
+estimate: torch copies what goes into each of its norms (in bf16 they are done in place).
 """
 
 from __future__ import annotations

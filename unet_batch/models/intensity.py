@@ -54,22 +54,24 @@ class Normalizer:
         maps = tuple(map(_channel_map, rules, statistics))
         return cls(maps, is_finite=all(one.num_nonfinite == 0 for one in statistics))
 
-    def apply(self, voxels_czyx: torch.Tensor) -> torch.Tensor:
+    def apply(self, voxels_czyx: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
         """Network input, float32 and contiguous, of raw voxels of any real dtype.
 
         `voxels_czyx` has the channels first and any number of spatial axes; it is not changed.
+        `out`, float32 of the same shape, is written and returned instead of new memory.
         """
         if len(voxels_czyx) != len(self.channels):
             raise BundleError(
                 f"expected {len(self.channels)} channels, got voxels of shape"
                 f" {tuple(voxels_czyx.shape)} (channels first)"
             )
-        values = torch.empty(voxels_czyx.shape, dtype=torch.float32, device=voxels_czyx.device)
-        for out, raw, channel in zip(values, voxels_czyx, self.channels, strict=True):
-            out.copy_(raw)
+        shape, device = voxels_czyx.shape, voxels_czyx.device
+        values = torch.empty(shape, dtype=torch.float32, device=device) if out is None else out
+        for one, raw, channel in zip(values, voxels_czyx, self.channels, strict=True):
+            one.copy_(raw)
             if math.isfinite(channel.low) or math.isfinite(channel.high):
-                out.clamp_(channel.low, channel.high)
-            out.mul_(channel.scale).add_(channel.shift)
+                one.clamp_(channel.low, channel.high)
+            one.mul_(channel.scale).add_(channel.shift)
         if voxels_czyx.is_floating_point() and not self.is_finite:
             values.masked_fill_(~torch.isfinite(voxels_czyx), 0.0)
         return values

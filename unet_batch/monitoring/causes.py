@@ -21,11 +21,12 @@ _SIGNS: tuple[tuple[Cause, str], ...] = (
     ("memory", r"out ?of ?memory|memory_budget|MemoryError"),
     ("unreadable", r"reading failed|truncated|corrupt|cannot be read|not readable"),
     ("store", r"(writing|post-processing|publishing) Labels|cannot write|No space left|StoreError"),
+    ("model", r"the network's logits|the network returned"),
     ("voxels", r"\bNaN\b|infinite|nonfinite"),
     ("channels", r"\bchannels?\b"),
     ("geometry", r"spacing|affine|orientation|axes"),
     ("replica", r"Replicas? (died|was lost)|ActorDied|worker died"),
-    ("model", r"the network returned|Bundle|percentile"),
+    ("model", r"Bundle|percentile"),
 )
 
 

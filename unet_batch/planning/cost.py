@@ -184,23 +184,34 @@ def choose_layout(
     Sweeps cut across ever more finely. `min_sweeps` asks for cuts along the sweep axis, to
     share one volume out to several Replicas; `cuts` and `pace` decide what is done at them,
     but with a `grid_map` from the scan all are recomputed, since sums cannot be resampled.
-    Raises MemoryBudgetError, with numbers, where not even Sweeps one tile wide fit.
+    Where `auto` has sums travel and nothing fits so, all cuts are recomputed: no sums wait to
+    be handed out then. Raises MemoryBudgetError, with numbers, where not even Sweeps one tile
+    wide fit.
     """
     axis = max(range(len(grid.shape)), key=lambda a: (grid.counts[a], grid.shape[a], -a))
-    smallest: Footprint | None = None
-    for groups in _ever_finer(grid, axis, min_sweeps):
-        recomputed = _recomputed(grid, groups, model, "recompute" if grid_map else cuts, pace)
-        for layers in _halvings(grid.counts[axis]):
-            layout = BlockLayout(grid, axis, groups, layers, recomputed, grid_map)
-            smallest = footprint(layout, model, itemsize)
-            if smallest.total <= memory_budget:
-                return layout
+    found: list[Footprint] = []
+    for choice in _choices("recompute" if grid_map else cuts):
+        for groups in _ever_finer(grid, axis, min_sweeps):
+            recomputed = _recomputed(grid, groups, model, choice, pace)
+            for layers in _halvings(grid.counts[axis]):
+                layout = BlockLayout(grid, axis, groups, layers, recomputed, grid_map)
+                found.append(footprint(layout, model, itemsize))
+                if found[-1].total <= memory_budget:
+                    return layout
+    smallest = min(found, key=lambda one: one.total)
+    is_bound = cuts == "travel" and grid_map is None
     raise MemoryBudgetError(
         f"a volume of {_times(grid.shape)} voxels{_resampled(grid_map)} with tiles of"
         f" {_times(grid.roi)} and"
         f" {model.num_classes} classes needs at least {smallest}; resources.memory_budget is"
         f" {_mib(memory_budget)}. Raise it, or use a smaller inference.roi or batch_size"
+        f"{', or inference.cuts=auto' if is_bound else ''}"
     )
+
+
+def _choices(cuts: Cuts) -> tuple[Cuts, ...]:
+    """What may be done at cuts, first what takes less time, then what takes less memory."""
+    return ("auto", "recompute") if cuts == "auto" else (cuts,)
 
 
 def _recomputed(

@@ -16,6 +16,7 @@ from itertools import islice
 import numpy as np
 from typing_extensions import override
 
+from unet_batch.planning.cost import Footprint
 from unet_batch.planning.packing import packs
 from unet_batch.planning.plan import Chain, Plan, Planner, VolumePlan, packed
 from unet_batch.planning.survey import AnyVolume, survey
@@ -88,7 +89,9 @@ class LongPlan(Plan):
         super().__init__(planner, ())
         ids: list[str] = []
         self._tiles, self._is_lone = array("q"), bytearray()
-        self._num_voxels, self._heaviest_small, self._has_seams = 0, 0, False
+        self._num_voxels, self._has_seams = 0, False
+        self._heaviest: Footprint | None = None
+        self._heaviest_small = 0
         for volume, cost in survey(planner, volumes):
             if isinstance(cost, str):
                 self.refused[volume.id] = cost
@@ -99,7 +102,9 @@ class LongPlan(Plan):
             self._num_voxels += volume.num_voxels
             self._has_seams = self._has_seams or cost.has_seams
             if cost.num_blocks == 1 and cost.num_tiles < planner.least_pack:
-                self._heaviest_small = max(self._heaviest_small, cost.memory_bytes)
+                self._heaviest_small = max(self._heaviest_small, cost.footprint.total)
+            if self._heaviest is None or cost.footprint.total > self._heaviest.total:
+                self._heaviest = cost.footprint
         self._ids, self._on_demand = ids, VolumesOnDemand(planner, ids, fetch)
         self.volumes = self._on_demand
 
@@ -117,6 +122,11 @@ class LongPlan(Plan):
     @override
     def has_seams(self) -> bool:
         return self._has_seams
+
+    @property
+    @override
+    def largest_footprint(self) -> Footprint | None:
+        return self._heaviest
 
     @override
     def tiles_of(self, volume_id: str) -> int:

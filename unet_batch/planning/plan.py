@@ -219,21 +219,25 @@ class Plan:
         footprints = map(self.planner.footprint, self.volumes.values())
         return max(footprints, key=lambda one: one.total, default=None)
 
-    def lanes_within_memory(self, num_cpus: int) -> int:
+    def lanes_within_memory(self, num_cpus: int, *, forward_bytes: int | None = None) -> int:
         """How many lanes of a Replica of `num_cpus` cores its memory budget has room for.
 
         Each has a batch under way, and of small Volumes one of its own; the weights are shared,
         and so is the slab of a large Volume. Logits of MOST_LEFT batches wait for their turn.
+        `forward_bytes` are those of a pass in the precision that is computed in, where less
+        than the planned ones.
         """
         planner, model, largest = self.planner, self.planner.model, self.largest_footprint
         batch_size, small = planner.inference.batch_size, self._small_bytes()
         if largest is None:
             return 1
+        a_pass = model.forward_bytes if forward_bytes is None else forward_bytes
+        spared = model.forward_bytes - a_pass
 
         def needed(lanes: int) -> float:
             share = lane_batch(batch_size, lanes, planner.roi_zyx)
-            large = largest.total + (lanes * share / batch_size - 1) * model.forward_bytes
-            packed = lanes * (small - model.weight_bytes) + model.weight_bytes
+            large = largest.total - spared + (lanes * share / batch_size - 1) * a_pass
+            packed = lanes * (small - spared - model.weight_bytes) + model.weight_bytes
             waiting = MOST_LEFT * share if lanes > 1 else 0
             return max(large, packed) + waiting * model.logit_bytes(planner.roi_zyx)
 

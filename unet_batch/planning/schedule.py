@@ -61,7 +61,7 @@ class Schedule:
     window: Steps in flight for each Replica.
     max_attempts: how many Replicas a Block may kill, the last while it was alone there, or how
         often its result may go with a machine, before its Volume is quarantined.
-    max_unwritten_voxels: labels that may wait to be stored before no new Chain is begun.
+    max_unwritten_voxels: labels that may wait to be stored before no more is read.
     least_replicas: Replicas that are kept although no work will come for them; None: all.
     num_writers: who write beside a Replica; what comes last is shared out among them.
     """
@@ -198,7 +198,7 @@ class Schedule:
         A Chain gets more than a Replica's share of it only where no other can be begun: few
         long ones would leave nothing for the Replicas without one.
         """
-        while self._chains.num_held < room:
+        while self._chains.num_held < room and not self._is_behind:
             number = self._chains.to_read(below=self._window)
             if number is None:
                 number = self._begin_chain()
@@ -215,9 +215,12 @@ class Schedule:
                 StepKey(number, step), self._living(chain.steps[step]), chain.must_rebuild(step)
             )
 
+    @property
+    def _is_behind(self) -> bool:
+        """Whether the stores must catch up before more is read; what is written needs no read."""
+        return self._writing > 0 and self._unwritten_voxels > self._max_unwritten_voxels
+
     def _begin_chain(self) -> int | None:
-        if self._writing and self._unwritten_voxels > self._max_unwritten_voxels:
-            return None  # the stores are behind: let them catch up before more is begun
         for steps in self._upcoming:
             if self._is_draining and not any(self._volumes_of(steps)):
                 break

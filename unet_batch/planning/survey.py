@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from unet_batch.errors import UnetBatchError
+from unet_batch.planning.cost import Footprint
 from unet_batch.planning.plan import Planner
 from unet_batch.planning.volume_info import VolumeBrief, VolumeInfo
 
@@ -19,7 +20,7 @@ AnyVolume = VolumeBrief | VolumeInfo
 
 @dataclass(frozen=True, slots=True)
 class VolumeCost:
-    """Tiles, Blocks and Sweeps of a Volume, and the bytes a Replica holds for it.
+    """Tiles, Blocks and Sweeps of a Volume, and what a Replica holds for its largest Block.
 
     `has_seams` says that sums travel between its Sweeps.
     """
@@ -27,7 +28,7 @@ class VolumeCost:
     num_tiles: int
     num_blocks: int
     num_sweeps: int
-    memory_bytes: int
+    footprint: Footprint
     has_seams: bool = False
 
 
@@ -64,6 +65,6 @@ def _cost(planner: Planner, volume: AnyVolume) -> VolumeCost | str:
         num_tiles=layout.num_tiles,
         num_blocks=layout.num_blocks,
         num_sweeps=len(layout.sweeps),
-        memory_bytes=planner.layout_footprint(layout, volume.dtype).total,
+        footprint=planner.layout_footprint(layout, volume.dtype),
         has_seams=layout.has_seams,
     )

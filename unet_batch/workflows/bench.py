@@ -20,6 +20,7 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
+import ray
 import torch
 
 from unet_batch.errors import SpecError
@@ -46,13 +47,15 @@ class CaseResult:
     """Medians of one case's rounds, in seconds; `seconds_by_part` is the worker time of one Job.
 
     `bare_s` is the forward pass of the planned tiles on the Engine `engine`, the fastest one, in
-    batches that all cores share, as a loop around a network would run it;
-    `overhead_s_per_volume` what the Job takes beyond it for each Volume.
+    batches that all cores share, as a loop around a network would run it. The Job runs batches
+    side by side where there is memory, which may take less time; `job_engine` is what measured
+    faster so. `start_s` is how long the Replicas took to start.
     """
 
     name: str
     num_classes: int
     engine: str
+    job_engine: str
     rounds: int
     bare_s: float
     end_to_end_s: float
@@ -63,6 +66,7 @@ class CaseResult:
     peak_rss_bytes: int
     peak_device_bytes: int
     start_s: float
+    num_cpus: int
     num_volumes: int
     voxels: int
     seconds_by_part: dict[str, float]
@@ -79,8 +83,8 @@ class CaseResult:
 
     @property
     def overhead_s_per_volume(self) -> float:
-        """Seconds a Volume beyond the bare forward pass."""
-        return (self.end_to_end_s - self.bare_s) / self.num_volumes
+        """Seconds of a core that a Volume takes beyond the bare forward pass."""
+        return self.num_cpus * (self.end_to_end_s - self.bare_s) / self.num_volumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,30 +119,33 @@ def _measure(spec: BenchSpec, case: BenchCase, listen: Listener) -> CaseResult:
                 job.spec.inference,
                 size=size,
                 roi_zyx=case.roi,
-                num_lanes=plan.lanes_within_memory(size.num_cpus),
+                num_lanes=job.num_lanes(plan, size.num_cpus),
             ) as pool,
             closing(MonaiLoop(job.spec, num_threads=size.num_cpus)) as monai,
         ):
             started = perf_counter()
-            pool.use_engine(measure_engines(pool).kind)  # which may be another in lanes
-            first = _Run(job, 0, pool, listen)  # it starts the Replicas: not counted
-            started_in = perf_counter() - started
-            rounds = Rounds()
+            ray.get([warm for _, warm in pool.start_all(size.count)])
+            rounds = Rounds(start_s=perf_counter() - started)
+            choice = measure_engines(pool)  # which may be another in lanes
+            pool.use_engine(choice.kind)
+            first = _Run(job, 0, pool, listen)  # its workers begin: not counted
             while not rounds.are_enough(spec):
                 rounds.bare_s.append(bare.seconds(first.tiles_planned))
                 rounds.runs.append(_Run(job, 1 + len(rounds.runs), pool, listen))
                 if case.with_monai and len(rounds.fp32_s) < spec.monai_repeats:
                     rounds.fp32_s.append(monai.fp32_seconds())
                     rounds.autocast_s.append(monai.autocast_seconds())
-        return _result(case, bare.engine.name, rounds, started_in)
+        num_cpus = size.count * size.num_cpus
+        return _result(case, (bare.engine.name, choice.kind), rounds, num_cpus)
 
 
-def _result(case: BenchCase, engine: str, rounds: Rounds, started_in: float) -> CaseResult:
-    last = rounds.runs[-1]
+def _result(case: BenchCase, engines: tuple[str, str], rounds: Rounds, num_cpus: int) -> CaseResult:
+    last, (bare_engine, job_engine) = rounds.runs[-1], engines
     return CaseResult(
         name=case.name,
         num_classes=case.num_classes,
-        engine=engine,
+        engine=bare_engine,
+        job_engine=job_engine,
         rounds=len(rounds.runs),
         bare_s=median(rounds.bare_s),
         end_to_end_s=median(run.seconds for run in rounds.runs),
@@ -148,7 +155,8 @@ def _result(case: BenchCase, engine: str, rounds: Rounds, started_in: float) -> 
         tiles_predicted=last.tiles_predicted,
         peak_rss_bytes=last.peak_rss_bytes,
         peak_device_bytes=last.peak_device_bytes,
-        start_s=started_in - last.seconds,
+        start_s=rounds.start_s,
+        num_cpus=num_cpus,
         num_volumes=case.num_volumes,
         voxels=case.num_volumes * int(np.prod(case.shape_zyx)),
         seconds_by_part=dict(last.parts),
@@ -261,6 +269,7 @@ class _Run:
 class Rounds:
     """What was measured so far, in seconds: the bare pass, the Job, MONAI's two loops."""
 
+    start_s: float = 0.0
     bare_s: list[float] = field(default_factory=list)
     runs: list[_Run] = field(default_factory=list)
     fp32_s: list[float] = field(default_factory=list)

@@ -6,18 +6,23 @@ computes as it began, for equal bytes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import ray
 from ray.exceptions import RayError
 
+from unet_batch.errors import first_line
 from unet_batch.inference.choosing import EngineChoice, EngineKind
 from unet_batch.inference.pool import ReplicaPool
+from unet_batch.planning.cost import CPU_PACE, Pace
 from unet_batch.planning.plan import Plan
 from unet_batch.storage.ledger import Ledger
 from unet_batch.workflows.segment_job import SegmentJob
 
-MEASURE_FROM_TILES = 256  # fewer take less time than measuring the Engines does
+MEASURE_FROM_S = 30.0
+"""Seconds that a Replica of nominal speed needs for a Job: in less, measuring would not pay."""
+
 _DECISION = "engine"
 
 
@@ -33,13 +38,21 @@ def settle_engine(job: SegmentJob, plan: Plan, pool: ReplicaPool, ledger: Ledger
     """Have the Replicas use the Job's Engine; which it is, and why."""
     known = known_engine(job, ledger)
     if known is not None:
-        return EngineChoice(known, {})
-    choice = EngineChoice("torch", {})
-    if plan.num_tiles >= MEASURE_FROM_TILES:
+        asked = job.spec.inference.engine != "auto"
+        return EngineChoice(known, note="as asked" if asked else "as this Job began")
+    if is_worth_measuring(job, plan.num_tiles, plan.planner.pace):
         choice = measure_engines(pool)
+    else:
+        choice = EngineChoice("torch", note=f"a Job of less than about {MEASURE_FROM_S:.0f} s")
     kind = cast("EngineKind", ledger.settle(_DECISION, choice.kind, of=job.model_hash))
     pool.use_engine(kind)
-    return EngineChoice(kind, choice.seconds_per_tile)
+    return replace(choice, kind=kind)
+
+
+def is_worth_measuring(job: SegmentJob, num_tiles: int, pace: Pace = CPU_PACE) -> bool:
+    """Whether the Engines are measured before so many tiles are predicted at a nominal `pace`."""
+    seconds = num_tiles * job.model_cost().tile_flops / pace.flops_per_second
+    return job.spec.inference.engine == "auto" and seconds >= MEASURE_FROM_S
 
 
 def measure_engines(pool: ReplicaPool) -> EngineChoice:
@@ -50,6 +63,6 @@ def measure_engines(pool: ReplicaPool) -> EngineChoice:
     (name, _), *_ = pool.start_all()
     try:
         choice: EngineChoice = ray.get(pool.actor(name).choose_engine.remote())
-    except RayError:
-        return EngineChoice("torch", {})
+    except RayError as error:
+        return EngineChoice("torch", note=f"measuring failed: {first_line(error)}")
     return choice

@@ -15,6 +15,7 @@ from monai.inferers import SlidingWindowInferer
 
 from unet_batch.models.intensity import Normalizer
 from unet_batch.models.precision import resolve_precision
+from unet_batch.models.process import own_device
 from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.workflows.segment_job import SegmentJob
 
@@ -22,7 +23,7 @@ from unet_batch.workflows.segment_job import SegmentJob
 class MonaiLoop:
     """MONAI's loop over the Volumes of a Job, from Zarr to labels in memory, which nobody stores.
 
-    Close it to end its process.
+    It runs on the GPU where there is one. Close it to end its process.
     """
 
     def __init__(self, spec: SegmentSpec, *, num_threads: int) -> None:
@@ -40,21 +41,21 @@ class MonaiLoop:
         return self._process.submit(_seconds, self._spec, autocast=False).result()
 
     def autocast_seconds(self) -> float | None:
-        """The same under autocast; None where the processor has no bf16."""
-        if resolve_precision("auto", torch.device("cpu")) != "bf16":
+        """The same under autocast; None where the device has no bf16."""
+        if resolve_precision("auto", own_device()) != "bf16":
             return None
         return self._process.submit(_seconds, self._spec, autocast=True).result()
 
 
 def _seconds(spec: SegmentSpec, *, autocast: bool) -> float:
-    job = SegmentJob.open(spec)
+    job, device = SegmentJob.open(spec), own_device()
     started = perf_counter()
-    _loop(job, autocast=autocast)
+    _loop(job, device, autocast=autocast)
     return perf_counter() - started
 
 
-def _loop(job: SegmentJob, *, autocast: bool) -> None:
-    inference, network = job.spec.inference, job.bundle.network()
+def _loop(job: SegmentJob, device: torch.device, *, autocast: bool) -> None:
+    inference, network = job.spec.inference, job.bundle.network().to(device)
     inferer = SlidingWindowInferer(
         job.bundle.roi,
         sw_batch_size=inference.batch_size,
@@ -62,8 +63,8 @@ def _loop(job: SegmentJob, *, autocast: bool) -> None:
         mode=inference.importance,
     )
     for info in job.infos:
-        voxels = torch.from_numpy(job.archive[info.id].stored[:])
+        voxels = torch.from_numpy(job.archive[info.id].stored[:]).to(device)
         image = Normalizer.fit(job.bundle.intensity, info.statistics).apply(voxels)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             logits = inferer(image[None], network)
-            cast("torch.Tensor", logits).argmax(1).to(torch.uint8)
+            cast("torch.Tensor", logits).argmax(1).to(torch.uint8).cpu()

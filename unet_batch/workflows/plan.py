@@ -81,7 +81,7 @@ def plan(
             continue
         planned.append(_planned(volume, cost, is_published=volume.id in published))
         if volume.id not in published:
-            work += work_of(planner, volume, cost, voxel_bytes=voxel_bytes)
+            work += work_of(volume, cost, voxel_bytes=voxel_bytes)
     found = _pace(job, work, num_replicas, calibrate=calibrate, given=seconds_per_tile)
     return _summary(job, planned, refused, work, num_replicas, found)
 
@@ -133,6 +133,6 @@ def _planned(
         num_tiles=cost.num_tiles,
         num_blocks=cost.num_blocks,
         num_sweeps=cost.num_sweeps,
-        memory_bytes=cost.memory_bytes,
+        memory_bytes=cost.footprint.total,
         is_published=is_published,
     )

@@ -49,7 +49,7 @@ def settle_precision(
                 " float32, which is slower. Raise the tolerance to keep bfloat16"
             )
         )
-        pool.use_precision("fp32")
+        pool.use_precision("fp32", num_lanes=job.num_lanes(plan, pool.size.num_cpus, "fp32"))
 
 
 def _disagreement(job: SegmentJob, plan: Plan, pool: ReplicaPool) -> float | None:

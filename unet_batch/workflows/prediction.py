@@ -11,7 +11,7 @@ import numpy as np
 
 from unet_batch.inference.pool import ReplicaSize
 from unet_batch.monitoring.events import Event, StageTimed
-from unet_batch.planning.plan import Plan, Planner
+from unet_batch.planning.plan import Plan
 from unet_batch.planning.prediction import Account, Work, account, deviations, predict
 from unet_batch.planning.survey import VolumeCost, survey
 from unet_batch.planning.volume_info import Json, VolumeBrief, VolumeInfo
@@ -23,16 +23,14 @@ ACCOUNT = "account"
 """The document of a Job that holds both."""
 
 
-def work_of(
-    planner: Planner, volume: VolumeBrief | VolumeInfo, cost: VolumeCost, *, voxel_bytes: int
-) -> Work:
+def work_of(volume: VolumeBrief | VolumeInfo, cost: VolumeCost, *, voxel_bytes: int) -> Work:
     """What a Volume that is not published yet adds; `voxel_bytes` are written of a voxel."""
     return Work(
         num_volumes=1,
         num_tiles=cost.num_tiles,
         bytes_read=volume.num_voxels * np.dtype(volume.dtype).itemsize * len(volume.channels),
         bytes_written=volume.num_voxels * voxel_bytes,
-        block_bytes=cost.memory_bytes - planner.model.weight_bytes - planner.model.forward_bytes,
+        block_bytes=cost.footprint.total - cost.footprint.model,
     )
 
 
@@ -59,7 +57,7 @@ class Bookkeeper:
         work, voxel_bytes = Work(), job.voxel_bytes
         for volume, cost in survey(plan.planner, volumes):
             if not isinstance(cost, str):
-                work += work_of(plan.planner, volume, cost, voxel_bytes=voxel_bytes)
+                work += work_of(volume, cost, voxel_bytes=voxel_bytes)
         known = known_calibration(job, num_tiles=work.num_tiles, num_threads=size.num_cpus)
         price = job.spec.resources.price_per_hour
         return cls(job, size, predict(work, known, num_replicas=size.count, price=price))

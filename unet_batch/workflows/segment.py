@@ -44,7 +44,7 @@ from unet_batch.workflows.sharing import replicas_shared
 from unet_batch.workflows.smaller_blocks import run_within_memory
 
 MAX_UNWRITTEN_BYTES = 2**30
-"""Labels and probabilities that may wait to be stored before new Volumes are begun."""
+"""Labels and probabilities that may wait to be stored before more is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def segment(
         for model in job.models:
             if model.moved_to:
                 tell(Warned(model.moved_to))
-        choice = EngineChoice("torch", {})
+        choice = EngineChoice("torch", note="nothing was left to do")
         if plan.volumes and control.wanted == "run":
             choice = _drive(job, plan, size, accounts, ledger, tell, control)
         if control.wanted == "cancel":
@@ -154,7 +154,7 @@ def _drive(
             size=size,
             roi_zyx=job.roi_zyx,
             engine=known_engine(job, ledger) or "torch",
-            num_lanes=plan.lanes_within_memory(size.num_cpus),
+            num_lanes=job.num_lanes(plan, size.num_cpus),
             trust_network=job.spec.trust_network,
         ) as pool,
     ):

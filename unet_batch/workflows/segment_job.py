@@ -16,7 +16,7 @@ from unet_batch.inference.model_address import load_model
 from unet_batch.inference.outcome import Target
 from unet_batch.models.bundle import WEIGHTS, Bundle, require_alike
 from unet_batch.models.footprint import ForwardCost, forward_cost
-from unet_batch.models.precision import dtype_of, resolve_precision
+from unet_batch.models.precision import Precision, dtype_of, resolve_precision
 from unet_batch.planning.cost import CPU_PACE, GPU_PACE, ModelCost
 from unet_batch.planning.long_plan import LongPlan
 from unet_batch.planning.partition import in_partition
@@ -249,23 +249,42 @@ class SegmentJob:
         )
 
     def model_cost(self) -> ModelCost:
-        """What the Bundle's network weighs in memory, per batch of tiles."""
-        inference, roi = self.spec.inference, self.roi_zyx[3 - self.bundle.spatial_dims :]
-        dtype = dtype_of(resolve_precision(inference.precision, torch.device("cpu")))
-        batch = (inference.batch_size, self.bundle.in_channels, *roi)
-        costs = [_pass_cost(bundle, batch, dtype) for bundle in self.bundles]
+        """What the Bundle's network weighs in memory, per batch of tiles.
+
+        With `precision: auto` in float32: a Job that was cut for bfloat16 might have to fall
+        back to it.
+        """
+        inference = self.spec.inference
+        precision = "fp32" if inference.precision == "auto" else inference.precision
+        flops = sum(cost.flops for cost in self._pass_costs(precision))
         return ModelCost(
             num_channels=self.bundle.in_channels,
             num_classes=len(self.bundle.classes),
-            weight_bytes=sum((one.path / WEIGHTS).stat().st_size for one in self.bundles),
-            forward_bytes=self._preset_bytes() + max(cost.num_bytes for cost in costs),
-            tile_flops=2 ** len(inference.mirror)
-            * sum(cost.flops for cost in costs)
-            / inference.batch_size,
+            # As they are, and as they are laid out for the device.
+            weight_bytes=2 * sum((one.path / WEIGHTS).stat().st_size for one in self.bundles),
+            forward_bytes=self.forward_bytes(precision),
+            tile_flops=2 ** len(inference.mirror) * flops / inference.batch_size,
             num_members=len(self.bundles),
             has_weights=self.head.needs_weights,
             num_planes=self.head.num_planes,
         )
+
+    def forward_bytes(self, precision: Precision) -> int:
+        """What a forward pass of a batch takes, `auto` being what this processor computes in."""
+        costs = self._pass_costs(precision)
+        return self._preset_bytes() + max(cost.num_bytes for cost in costs)
+
+    def _pass_costs(self, precision: Precision) -> list[ForwardCost]:
+        """A pass of each Bundle's network."""
+        roi = self.roi_zyx[3 - self.bundle.spatial_dims :]
+        batch = (self.spec.inference.batch_size, self.bundle.in_channels, *roi)
+        dtype = dtype_of(resolve_precision(precision, torch.device("cpu")))
+        return [_pass_cost(bundle, batch, dtype) for bundle in self.bundles]
+
+    def num_lanes(self, plan: Plan, num_cpus: int, precision: Precision | None = None) -> int:
+        """Lanes of a Replica that carries out `plan`; in the Spec's precision, or another."""
+        asked = self.spec.inference.precision if precision is None else precision
+        return plan.lanes_within_memory(num_cpus, forward_bytes=self.forward_bytes(asked))
 
     def _preset_bytes(self) -> int:
         """Logits held beside those of one pass: all members', and the sum over mirror images."""

@@ -33,8 +33,8 @@ class InferenceSpec(SpecModel):
     )
     engine: Literal["auto", "torch", "openvino", "cuda_graph"] = Field(
         "auto",
-        description="auto: whichever measures faster, where the Job is long enough; cuda_graph:"
-        " torch on a GPU, a pass replayed as one launch",
+        description="auto: whichever measures faster, where a Job takes over half a minute;"
+        " cuda_graph: torch on a GPU, a pass replayed as one launch",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the device computes it natively and it is precise"
@@ -88,14 +88,20 @@ class ReplicaRange(SpecModel):
 
 
 class ResourceSpec(SpecModel):
-    """The means a Job may use. These fields never change the result's labels."""
+    """The means a Job may use. They change no label, but for ties at the last bit of float32.
+
+    Where several threads share one pass, oneDNN's sums over many channels depend on how many
+    tiles it has; lanes of one thread each, as Replicas on a CPU have by default, do not.
+    """
 
     replicas: Annotated[int, Field(ge=1)] | ReplicaRange | Literal["auto"] = Field(
         "auto", description="a number, {min, max}, or auto: one for each device there is"
     )
     cpus_per_replica: int | Literal["auto"] = "auto"
     gpus_per_replica: float = Field(0.0, ge=0)
-    memory_budget: Bytes = Field(2 * 2**30, ge=2**16, description="bytes a Replica may hold")
+    memory_budget: Bytes = Field(
+        2 * 2**30, ge=2**16, description="bytes a Replica may hold beside its libraries"
+    )
     window: int = Field(2, ge=1, description="Blocks in flight for each Replica")
     max_attempts: int = Field(3, ge=1, description="tries of a Block before quarantine")
     price_per_hour: float | None = Field(
