@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from unet_batch.errors import SpecError
 from unet_batch.planning.specs.recipe import TrainResourceSpec
+from unet_batch.planning.specs.train import TrainSpec
+from unet_batch.storage.archive import Archive
+from unet_batch.training import run
 from unet_batch.training.run import cpus_per_worker, scaling_config
+from unet_batch.training.task import plan_training
 
 
 def nodes(*cpus: int) -> list[dict[str, object]]:
@@ -51,3 +58,24 @@ def test_where_workers_come_and_go_the_fewest_have_to_fit() -> None:
     resources = TrainResourceSpec.model_validate({"workers": {"min": 3, "max": 4}})
     with pytest.raises(SpecError, match="3 workers of 1 CPUs do not fit"):
         cpus_per_worker(resources, nodes(2))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
+def test_as_many_lost_workers_are_made_up_for_as_the_spec_says(
+    cubes: Callable[..., Archive], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = cubes()
+    spec = TrainSpec.model_validate(
+        {
+            "archive": archive.url,
+            "truth": "truth",
+            "out": "unused",
+            "roi": (8, 8, 8),
+            "network": {"arguments": {"channels": [2, 4]}},
+            "resources": {"max_failures": 7},
+        }
+    )
+    monkeypatch.setattr(run.ray, "nodes", lambda: nodes(2))
+    trainer = run._make_trainer(plan_training(archive, spec), iter, tmp_path, None)  # type: ignore[arg-type]
+    assert trainer.run_config.failure_config is not None
+    assert trainer.run_config.failure_config.max_failures == 7
