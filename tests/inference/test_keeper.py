@@ -38,6 +38,10 @@ class Workforce:
 
     error: Exception | None = None
     is_crowded = True
+    cpus = 2.0
+
+    def num_cpus(self) -> float:
+        return self.cpus
 
     def is_full(self) -> bool:
         return self.is_crowded
@@ -151,7 +155,7 @@ def test_replicas_that_are_always_killed_as_they_start_end_the_job(heard: list[E
 
 
 def test_one_of_the_replicas_that_leave_no_cpu_to_read_with_is_ended(heard: list[Event]) -> None:
-    keeper, pool, _ = keeper_of(ReplicaSize(3, 1, 0.0, 1), heard)
+    keeper, pool, workforce = keeper_of(ReplicaSize(3, 1, 0.0, 1), heard)
     for name, ref in list(keeper.match(2)):
         list(keeper.was_started(name, ref))
     assert list(keeper.make_room()) == [ReplicaGone("replica-1", "it was ended to make room")]
@@ -159,6 +163,8 @@ def test_one_of_the_replicas_that_leave_no_cpu_to_read_with_is_ended(heard: list
     assert list(keeper.match(None)) == []  # for a while
     assert list(keeper.make_room()) == []  # the last one stays
     assert [type(one) for one in heard] == [Warned]
+    workforce.cpus = 4.0  # a node has come: there is room again
+    assert [name for name, _ in keeper.match(None)] == ["replica-2", "replica-3"]
 
 
 def test_where_there_is_room_no_replica_is_ended_for_it(heard: list[Event]) -> None:

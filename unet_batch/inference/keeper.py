@@ -18,7 +18,10 @@ STARVED_S = 60.0
 """Without a single Replica before a person is told: the cluster may have no room for one."""
 
 CROWDED_S = 300.0
-"""For so long no Replica is begun in the place of one that was ended to make room."""
+"""For so long no Replica is begun in the place of one that was ended to make room.
+
+Unless a node has come.
+"""
 
 Starting = Iterator[tuple[str, Ref]]
 """Names of Replicas, each with a reference that is there once it has started."""
@@ -35,7 +38,7 @@ class ReplicaKeeper:
         self._ready: set[str] = set()
         self._coroner = Coroner()
         self._starved_since: float | None = perf_counter()
-        self._fitting, self._crowded_until = 0, 0.0
+        self._fitting, self._crowded_until, self._crowded_cpus = 0, 0.0, 0.0
 
     def begin(self, wanted: int | None) -> Starting:
         """All Replicas of the pool, and those that are missing. `wanted` None: all there may be."""
@@ -48,7 +51,7 @@ class ReplicaKeeper:
         """
         number = self._number(wanted)
         number = number if most is None else min(number, most)
-        if perf_counter() < self._crowded_until:
+        if self._is_crowded():
             number = min(number, self._fitting)
         while len(self._pool) < number:
             yield self._pool.start()
@@ -101,6 +104,7 @@ class ReplicaKeeper:
             return
         name = max(self._ready)
         self._fitting, self._crowded_until = len(self._ready) - 1, perf_counter() + CROWDED_S
+        self._crowded_cpus = self._workforce.num_cpus()
         self.retire(name)
         size = self._pool.size
         self._listen(
@@ -111,6 +115,14 @@ class ReplicaKeeper:
             )
         )
         yield ReplicaGone(name, "it was ended to make room")
+
+    def _is_crowded(self) -> bool:
+        """Whether Replicas lately left no room, and no node has come since."""
+        if perf_counter() >= self._crowded_until:
+            return False
+        if self._workforce.num_cpus() > self._crowded_cpus:
+            self._crowded_until = 0.0
+        return self._crowded_until > 0
 
     def tell_starvation(self) -> None:
         """Say once that no Replica starts, rather than wait in silence."""

@@ -68,6 +68,9 @@ class Workforce(Protocol):
     def is_full(self) -> bool:
         """Whether no node has room for a task that reads or writes."""
 
+    def num_cpus(self) -> float:
+        """Of all nodes that live, idle or not."""
+
 
 class RayWorkforce:
     """Ray's tasks and actors."""
@@ -132,3 +135,7 @@ class RayWorkforce:
     def is_full(self) -> bool:
         """As Ray counts CPUs."""
         return float(ray.available_resources().get("CPU", 0.0)) < IO_CPUS  # type: ignore[no-untyped-call]
+
+    def num_cpus(self) -> float:
+        """As Ray counts CPUs."""
+        return float(ray.cluster_resources().get("CPU", 0.0))  # type: ignore[no-untyped-call]
