@@ -141,7 +141,7 @@ def test_the_driver_is_killed(place: Place) -> None:
 
 
 def test_replicas_come_with_the_nodes_that_are_added(place: Place, tmp_path: Path) -> None:
-    job = make_job(tmp_path, num_large=36, num_small=0)
+    job = make_job(tmp_path, num_large=24, num_small=0)
     often = job.inference.model_copy(update={"overlap": 0.75})  # so that nodes come meanwhile
     job = job.model_copy(update={"resources": place.spec.resources, "inference": often})
     for seed in range(2):
