@@ -104,25 +104,8 @@ def add_rare(archive: Archive) -> None:
 NO_HOLDOUT = {"holdout_share": 0}
 
 
-def test_a_class_that_one_volume_has_is_seen_as_often_as_the_others(
-    cubes: Callable[..., Archive],
-) -> None:
-    archive = cubes(6, shape=(40, 40, 40))
-    add_rare(archive)
-    draws = sampler(
-        archive,
-        split=NO_HOLDOUT,
-        training={"batch_size": 60, "foreground_share": 1.0},
-        augmentation=PLAIN.model_dump(),
-    ).batch(1)
-    has_rare = (draws.truth.flatten(1) == 2).any(1).float().mean()
-    assert 0.3 < float(has_rare) < 0.7
-
-
-def test_a_class_is_looked_for_only_where_the_labels_list_it(
-    cubes: Callable[..., Archive], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sampling, "_MOST_VOLUMES_TRIED", 1)
+def drawn_with_a_rare_one(cubes: Callable[..., Archive]) -> tuple[PatchSampler, float]:
+    """Of six Volumes and the rare one: who draws, and the share of patches that hold class 7."""
     archive = cubes(6, shape=(40, 40, 40))
     add_rare(archive)
     one = sampler(
@@ -131,8 +114,22 @@ def test_a_class_is_looked_for_only_where_the_labels_list_it(
         training={"batch_size": 60, "foreground_share": 1.0},
         augmentation=PLAIN.model_dump(),
     )
-    has_rare = (one.batch(1).truth.flatten(1) == 2).any(1).float().mean()
-    assert 0.3 < float(has_rare) < 0.7
+    return one, float((one.batch(1).truth.flatten(1) == 2).any(1).float().mean())
+
+
+def test_a_class_that_one_volume_has_is_seen_as_often_as_the_others(
+    cubes: Callable[..., Archive],
+) -> None:
+    _, has_rare = drawn_with_a_rare_one(cubes)
+    assert 0.3 < has_rare < 0.7
+
+
+def test_a_class_is_looked_for_only_where_the_labels_list_it(
+    cubes: Callable[..., Archive], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "_MOST_VOLUMES_TRIED", 1)
+    one, has_rare = drawn_with_a_rare_one(cubes)
+    assert 0.3 < has_rare < 0.7
     assert [sorted(volume.listed) for volume in one._volumes] == 6 * [[0, 1]] + [[0, 2]]
 
 

@@ -69,6 +69,14 @@ def add(registry: Registry, round_: Round, tmp_path: Path, number: int) -> Model
     )
 
 
+def nothing_new(number: int, *, since: str) -> str:
+    """Why nothing is trained although there are `number` Volumes."""
+    return (
+        f"0 of {number} Volumes with the truth 'truth' are new since {since}, and min_new is 1"
+        " (0 trains all the same)"
+    )
+
+
 def test_volumes_with_the_truth_are_collected_with_its_generation(
     archive: Archive, spec: RetrainSpec
 ) -> None:
@@ -130,10 +138,8 @@ def test_what_the_champion_withstood_is_looked_for_by_its_recipe(
     refused = add(registry, first, tmp_path, 1)
     decision = Decision(version=1, champion=None, is_promoted=False, reasons=("poor",))
     registry.decide("organ", decision)
-    reason = begin_round(spec, collect(archive, spec), registry)
-    assert reason == (
-        "0 of 10 Volumes with the truth 'truth' are new since organ@1, a challenger already"
-        " refused, and min_new is 1 (0 trains all the same)"
+    assert begin_round(spec, collect(archive, spec), registry) == nothing_new(
+        10, since="organ@1, a challenger already refused"
     )
     longer = RetrainSpec.model_validate(spec.model_dump() | {"train": {"training": {"steps": 7}}})
     assert request_digest(longer) != refused.recipe
@@ -152,10 +158,8 @@ def test_what_was_rolled_back_is_not_made_again_of_the_same_volumes(
     registry.decide("organ", decision)
     registry.promote(better, replaces=1, note=NOTE)
     registry.roll_back("organ", note=NOTE)
-    reason = begin_round(spec, collect(archive, spec), registry)
-    assert reason == (
-        "0 of 11 Volumes with the truth 'truth' are new since organ@2, which was rolled back,"
-        " and min_new is 1 (0 trains all the same)"
+    assert begin_round(spec, collect(archive, spec), registry) == nothing_new(
+        11, since="organ@2, which was rolled back"
     )
     label(archive, "v11", 1)
     again = begun(spec, archive, registry)
@@ -175,10 +179,8 @@ def test_a_champion_that_was_trained_by_hand_says_what_it_used(
     )
     add_model("organ", bundle, registry_url=registry.url)
     promote_model("organ@1", registry_url=registry.url)
-    reason = begin_round(spec, collect(archive, spec), registry)
-    assert reason == (
-        "0 of 10 Volumes with the truth 'truth' are new since organ@1, the champion, and min_new"
-        " is 1 (0 trains all the same)"
+    assert begin_round(spec, collect(archive, spec), registry) == nothing_new(
+        10, since="organ@1, the champion"
     )
     label(archive, "v03", 0)
     again = begun(spec, archive, registry)

@@ -20,6 +20,7 @@ from unet_batch.errors import (
 from unet_batch.formats.deidentify import Pseudonyms
 from unet_batch.formats.scan import Scan
 from unet_batch.planning.volume_info import Json, VolumeInfo
+from unet_batch.side_by_side import each
 from unet_batch.storage import ome_zarr, paths
 from unet_batch.storage.catalog import Catalog
 from unet_batch.storage.cleaning import GRACE_S, Cleaner
@@ -33,7 +34,7 @@ from unet_batch.storage.outside import content_of_outside
 from unet_batch.storage.quarantine import Quarantine
 from unet_batch.storage.record import info_to_json
 from unet_batch.storage.stores import open_store
-from unet_batch.storage.volume import NotInArchiveError, Volume, read_info
+from unet_batch.storage.volume import Labels, NotInArchiveError, Volume, read_info
 from unet_batch.tiling.box import Box
 
 FORMAT = "unet-batch archive"
@@ -127,6 +128,10 @@ class Archive(Mapping[str, Volume]):
         """
         self.check_patterns(patterns)
         return self.catalog.rows(patterns, where)
+
+    def labels_of(self, infos: Sequence[VolumeInfo], name: str) -> list[Labels | None]:
+        """The published Labels `name` of each Volume; None where it has none."""
+        return each(lambda info: Volume(self.url, info).labels.get(name), infos)
 
     def check_patterns(self, patterns: Sequence[str]) -> None:
         """Raise SpecError where a pattern without a wildcard names no Volume."""

@@ -17,9 +17,8 @@ from unet_batch.planning.specs.grid import GridSpec
 from unet_batch.planning.specs.train import TrainSpec
 from unet_batch.planning.split import Split, split_volumes
 from unet_batch.planning.volume_info import LabelClass, VolumeInfo
-from unet_batch.side_by_side import each
 from unet_batch.storage.archive import Archive
-from unet_batch.storage.volume import Labels, Volume
+from unet_batch.storage.volume import Labels
 from unet_batch.training.targets import ClassTable
 
 
@@ -79,9 +78,9 @@ def plan_training(archive: Archive, spec: TrainSpec) -> TrainTask:
     where no network can be derived that fits the memory.
     """
     selected = archive.select(spec.volumes, spec.where)
-    found = each(lambda info: Volume(archive.url, info).labels.get(spec.truth), selected)
-    infos = {one.id: one for one, labels in zip(selected, found, strict=True) if labels}
+    found = archive.labels_of(selected, spec.truth)
     truths = {one.id: labels for one, labels in zip(selected, found, strict=True) if labels}
+    infos = {one.id: one for one in selected if one.id in truths}
     if not infos:
         raise SpecError(
             f"none of the {len(selected)} Volumes selected in {spec.archive} has Labels"

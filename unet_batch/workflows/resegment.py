@@ -11,7 +11,6 @@ from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.storage.archive import Archive
 from unet_batch.storage.registry import Registry
 from unet_batch.storage.volume import Labels
-from unet_batch.workflows.retrain_round import labels_of
 from unet_batch.workflows.segment import SegmentSummary, segment
 from unet_batch.workflows.segment_job import SegmentJob
 
@@ -28,7 +27,7 @@ def outdated_volumes(
     # Where classes overlap there are Labels for each, all made at once: the first tell.
     job = SegmentJob.open(_request(spec, ("*",), champion, archive, registry))
     infos = archive.select(("*",))
-    found = labels_of(archive, infos, next(iter(job.labels_classes)))
+    found = archive.labels_of(infos, next(iter(job.labels_classes)))
     return tuple(
         info.id
         for info, labels in zip(infos, found, strict=True)

@@ -25,11 +25,8 @@ from unet_batch.planning.retraining import (
     why_not_to_train,
 )
 from unet_batch.planning.specs.retrain import RetrainSpec
-from unet_batch.planning.volume_info import VolumeInfo
-from unet_batch.side_by_side import each
 from unet_batch.storage.archive import Archive
 from unet_batch.storage.registry import Registry
-from unet_batch.storage.volume import Labels, Volume
 
 
 def collect(archive: Archive, spec: RetrainSpec) -> list[UsedVolume]:
@@ -38,7 +35,7 @@ def collect(archive: Archive, spec: RetrainSpec) -> list[UsedVolume]:
     Raises SpecError where there is none.
     """
     infos = archive.select(spec.volumes, spec.where)
-    found = labels_of(archive, infos, spec.truth)
+    found = archive.labels_of(infos, spec.truth)
     used = [
         UsedVolume(volume_id=info.id, content_hash=info.content_hash, truth_key=labels.key)
         for info, labels in zip(infos, found, strict=True)
@@ -50,11 +47,6 @@ def collect(archive: Archive, spec: RetrainSpec) -> list[UsedVolume]:
             f" {spec.truth!r}; ingest them with --truth {spec.truth}=DIR"
         )
     return used
-
-
-def labels_of(archive: Archive, infos: Sequence[VolumeInfo], name: str) -> list[Labels | None]:
-    """The published Labels `name` of each Volume; None where it has none."""
-    return each(lambda info: Volume(archive.url, info).labels.get(name), infos)
 
 
 def begin_round(
