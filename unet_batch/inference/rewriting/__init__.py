@@ -40,7 +40,12 @@ from unet_batch.inference.rewriting.instance_norms import (
     has_instance_norms,
     replace_instance_norms,
 )
-from unet_batch.inference.rewriting.joints import add_by_convolution, add_in_place, open_skips
+from unet_batch.inference.rewriting.joints import (
+    add_by_convolution,
+    add_in_place,
+    open_skips,
+    open_up_blocks,
+)
 from unet_batch.inference.rewriting.last_unit import replace_last_unit
 from unet_batch.inference.rewriting.norms import fold_norms
 from unet_batch.inference.rewriting.upsampling import replace_upsampling
@@ -64,6 +69,7 @@ def rewritten(network: torch.nn.Module, dtype: torch.dtype = torch.float32) -> t
         if dtype != torch.float32 or not has_instance_norms(network):
             add_by_convolution(network, dtype)
             pack_convolutions(network, dtype)
+            open_up_blocks(network)
     return network
 
 

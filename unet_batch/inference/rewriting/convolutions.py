@@ -1,5 +1,7 @@
 """Convolutions: each is one call of oneDNN with the activation after it, its weights packed.
 
+Those for which Winograd's way is faster go that way (`winograd.py`).
+
 What a convolution gives then passes through memory once instead of twice, and is rounded after
 the activation. Its weights are converted to bfloat16 and laid out once, not in every pass; with
 packed ones torch leaves the result channels-last, which oneDNN convolves faster, in float32 too.
@@ -10,12 +12,18 @@ that a volume went wrong.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
 import torch
 
 from unet_batch.inference.rewriting.sequences import Place, is_plain, sequences
+from unet_batch.inference.rewriting.winograd import (
+    WinogradConvolution,
+    is_for_winograd,
+    is_winograd_faster,
+)
 
 TRANSPOSED = (torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
 CONVOLUTIONS = (torch.nn.Conv2d, torch.nn.Conv3d, *TRANSPOSED)
@@ -72,6 +80,35 @@ class PackedConvolution(torch.nn.Module):
         return tensor, weight
 
 
+class ChosenConvolution(torch.nn.Module):
+    """A convolution and its activation in Winograd's way, or oneDNN's where tiles are small.
+
+    The first pass chooses for tiles like its own; the result takes others as well.
+    """
+
+    def __init__(self, layer: torch.nn.Module, dtype: torch.dtype, slope: float | None) -> None:
+        super().__init__()
+        self.convolution = layer
+        self._dtype, self._slope = dtype, slope
+
+    def forward(self, tensor: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+        """(n, c, ...) to (n, channels, ...); `tensor` may come in parts of c."""
+        parts = [tensor] if isinstance(tensor, torch.Tensor) else tensor
+        convolution = self.convolution
+        if not isinstance(convolution, WinogradConvolution | PackedConvolution):
+            # Lanes may both do so: one replaces what the other has chosen alike.
+            convolution = self.convolution = self._choose(convolution, parts[0])
+        if isinstance(convolution, PackedConvolution):
+            tensor = parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim=1)
+            return convolution.forward(tensor)
+        return convolution.forward(parts)
+
+    def _choose(self, layer: Any, tensor: torch.Tensor) -> WinogradConvolution | PackedConvolution:
+        if is_winograd_faster(tensor):
+            return WinogradConvolution(layer, self._slope)
+        return PackedConvolution(layer, self._dtype, self._slope)
+
+
 def convolve_onto(
     result: torch.Tensor,
     tensor: torch.Tensor,
@@ -92,8 +129,11 @@ def pack_convolutions(network: torch.nn.Module, dtype: torch.dtype) -> None:
     """Pack the convolutions that run in sequences, each with the activation right after it."""
     for places in sequences(network):
         for place, follower in zip_longest(places, places[1:]):
-            if can_be_packed(place.module):
-                place.put(PackedConvolution(place.module, dtype, take_slope(follower)))
+            layer = place.module
+            if is_for_winograd(layer, dtype):
+                place.put(ChosenConvolution(layer, dtype, take_slope(follower)))
+            elif can_be_packed(layer):
+                place.put(PackedConvolution(layer, dtype, take_slope(follower)))
 
 
 def take_slope(follower: Place | None) -> float | None:
