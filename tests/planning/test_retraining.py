@@ -49,6 +49,53 @@ def test_what_the_champion_learnt_from_is_never_held_back_from_its_challenger() 
     assert after.held_back
 
 
+def of_patients(*numbers: int) -> list[UsedVolume]:
+    """Three Volumes of each patient: h0, h1 and h2 are of p0, and so on."""
+    return [one.model_copy(update={"patient": f"p{k // 3}"}) for k, one in numbered(*numbers)]
+
+
+def numbered(*numbers: int) -> list[tuple[int, UsedVolume]]:
+    return list(zip(numbers, volumes(*numbers), strict=True))
+
+
+@given(st.sets(st.integers(0, 90), min_size=9), st.sets(st.integers(0, 120)))
+def test_no_patient_is_learnt_from_and_judged_on(first: set[int], later: set[int]) -> None:
+    before = split(of_patients(*first), RULE)
+    after = split(of_patients(*first | later), RULE, known=before)
+    for use in (before, after):
+        assert not patients_of(use.train) & patients_of(use.held_back)
+    assert set(before.held_back) <= set(after.held_back)
+    assert set(before.train) <= set(after.train)
+
+
+def patients_of(used: tuple[UsedVolume, ...]) -> set[str]:
+    return {one.patient for one in used}
+
+
+def test_patients_are_split_like_volumes_where_that_is_wanted() -> None:
+    rule = HeldBackSpec(by_patient=False)
+    by_content = split(volumes(*range(60)), RULE)
+    use = split(of_patients(*range(60)), rule)
+    assert hashes(use.held_back) == hashes(by_content.held_back)
+    assert patients_of(use.train) & patients_of(use.held_back)
+
+
+def hashes(used: tuple[UsedVolume, ...]) -> list[str]:
+    return [one.content_hash for one in used]
+
+
+@pytest.mark.parametrize("is_held_back", [True, False])
+def test_a_new_scan_follows_its_patient_where_the_champion_named_no_patients(
+    is_held_back: bool,
+) -> None:
+    """A Bundle that was added by hand: its Volumes are found by what they contain."""
+    sides = {"held_back" if is_held_back else "train": tuple(volumes(0, 3, 6))}
+    others = {"train" if is_held_back else "held_back": tuple(volumes(9))}
+    use = split(of_patients(*range(12)), RULE, known=DataUse(**sides, **others))
+    wanted = use.held_back if is_held_back else use.train
+    assert {f"h{k}" for k in range(9)} == set(hashes(wanted))
+
+
 def test_some_volume_is_held_back_however_few_there_are() -> None:
     rule = HeldBackSpec(share=1e-6)
     for first in range(20):

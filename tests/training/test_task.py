@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from unet_batch.errors import SpecError
 from unet_batch.formats.scan import Mask, Scan
 from unet_batch.planning.specs.grid import GridSpec
 from unet_batch.planning.specs.train import TrainSpec
-from unet_batch.planning.volume_info import LabelClass
+from unet_batch.planning.volume_info import Json, LabelClass
 from unet_batch.storage.archive import Archive
 from unet_batch.training.task import TrainTask, plan_training
 
@@ -19,8 +20,16 @@ def plan(archive: Archive, **changes: object) -> TrainTask:
     return plan_training(archive, TrainSpec.model_validate(fields | changes))
 
 
-def add(archive: Archive, name: str, *, channels: int = 1, label: str = "cube") -> None:
-    scan = Scan(name, np.zeros((channels, 8, 8, 8), np.int16), np.eye(4), ("a", "b")[:channels])
+def add(
+    archive: Archive,
+    name: str,
+    *,
+    channels: int = 1,
+    label: str = "cube",
+    metadata: Mapping[str, Json] = MappingProxyType({}),
+) -> None:
+    voxels = np.zeros((channels, 8, 8, 8), np.int16)
+    scan = Scan(name, voxels, np.eye(4), ("a", "b")[:channels], metadata=metadata)
     classes = (LabelClass(0, "background"), LabelClass(4, label))
     mask = Mask(np.zeros((8, 8, 8), np.uint8), np.eye(4), classes)
     archive.write_scan(scan, source={})
@@ -145,3 +154,19 @@ def test_a_recipe_that_does_not_fit_the_truth_is_refused(
 ) -> None:
     with pytest.raises(SpecError, match=said):
         plan(cubes(3), **changes)
+
+
+@pytest.mark.parametrize("key", ["patient", "PatientID"])
+def test_scans_of_a_patient_are_on_one_side(cubes: Callable[..., Archive], key: str) -> None:
+    archive = cubes(0)
+    for number in range(12):
+        add(archive, f"scan_{number}", metadata={key: f"patient {number % 4}"})
+    for seed in range(4):
+        split = plan(archive, split={"seed": seed}).split
+        train, held_back = (
+            {archive.info(one).patient for one in side} for side in (split.train, split.held_back)
+        )
+        assert train | held_back == {f"patient {number}" for number in range(4)}
+        assert not train & held_back
+    apart = plan(archive, split={"holdout_share": 0.5, "by_patient": False}).split
+    assert len(apart.held_back) == 6

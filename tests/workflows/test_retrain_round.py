@@ -51,6 +51,15 @@ def spec(archive: Archive, tmp_path: Path) -> RetrainSpec:
     return RetrainSpec(archive=archive.url, truth="truth", model="organ", work=str(tmp_path))
 
 
+def test_patients_are_collected_from_what_dicom_said(archive: Archive, spec: RetrainSpec) -> None:
+    scan = Scan("w", np.ones((1, 2, 3, 4), np.int16), np.eye(4), ("MR",), metadata={"patient": "p"})
+    archive.write_scan(scan, source={})
+    label(archive, "w", 1)
+    patients = {one.volume_id: one.patient for one in collect(archive, spec)}
+    assert patients.pop("w") == "p"
+    assert set(patients.values()) == {""}
+
+
 def begun(spec: RetrainSpec, archive: Archive, registry: Registry) -> Round:
     found = begin_round(spec, collect(archive, spec), registry)
     assert isinstance(found, Round)

@@ -68,12 +68,13 @@ class UsedVolume(SpecModel):
     """A Volume with its truth, as a training or a comparison used them.
 
     `content_hash` is the scan's, `truth_key` the generation of its mask: a truth that is
-    corrected has another.
+    corrected has another. `patient` is the Archive's pseudonym, empty where none is known.
     """
 
     volume_id: str
     content_hash: str
     truth_key: str = ""
+    patient: str = ""
 
 
 class DataUse(SpecModel):

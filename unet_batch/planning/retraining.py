@@ -1,12 +1,14 @@
 """What a retraining learns from, what it is judged on, and whether there is anything new.
 
-Each Volume is held back or not by a hash of its own content, whatever else there is:
+Each Volume is held back or not by a hash of its patient, or of its own content where no patient
+is known, whatever else there is:
 
-    sha256(seed : content hash)  below share * 2^256   held back, for ever
-                                 above                 learnt from
+    sha256(seed : patient or content hash)  below share * 2^256   held back, for ever
+                                            above                 learnt from
 
 so that a Volume labelled next month moves nobody across, and no challenger ever learns from
-what a champion was scored on. Only what the champion itself used goes before the rule.
+what a champion was scored on, nor from another scan of the same patient. Only what the champion
+itself used goes before the rule.
 """
 
 from __future__ import annotations
@@ -64,20 +66,22 @@ def split(
     """The Volumes to learn from and those held back.
 
     `known` is what the champion used: what was held back from it stays so, and so does what it
-    learnt from; all others go by their hash. Where none would be held back, the one closest to
-    the rule's bound is. Raises SpecError where nothing is left to learn from.
+    learnt from; other Volumes follow their patient, if one of his was among these (held back goes
+    first), and all others go by their hash. Where none would be held back, those closest to the
+    rule's bound are. Raises SpecError where nothing is left to learn from.
     """
-    known = known or DataUse()
-    sides = {one.content_hash: False for one in known.train}
-    sides |= {one.content_hash: True for one in known.held_back}
+    sides = _sides(volumes, known or DataUse(), rule)
+    ranks = {_key(one, rule): _rank(_key(one, rule), rule.seed) for one in volumes}
+    free = {key for key in ranks if key not in sides}
+    chosen = {key for key in free if ranks[key] < rule.share}
     held_back = {
         one.content_hash
         for one in volumes
-        if sides.get(one.content_hash, _rank(one, rule.seed) < rule.share)
+        if sides.get(one.content_hash, sides.get(_key(one, rule), _key(one, rule) in chosen))
     }
-    free = [one for one in volumes if one.content_hash not in sides]
     if not held_back and free:
-        held_back = {min(free, key=lambda one: _rank(one, rule.seed)).content_hash}
+        first = min(free, key=ranks.__getitem__)
+        held_back = {one.content_hash for one in volumes if _key(one, rule) == first}
     ordered = sorted(volumes, key=lambda one: one.volume_id)
     use = DataUse(
         train=tuple(one for one in ordered if one.content_hash not in held_back),
@@ -90,6 +94,26 @@ def split(
             f" or change held_back.share ({rule.share})"
         )
     return use
+
+
+def _sides(volumes: Sequence[UsedVolume], known: DataUse, rule: HeldBackSpec) -> dict[str, bool]:
+    """Whether what `known` used was held back, by content hash and by key.
+
+    A Bundle that was added by hand knows no patients: those of its Volumes that are still there
+    are looked up by their content.
+    """
+    patients = {one.content_hash: _key(one, rule) for one in volumes}
+    sides: dict[str, bool] = {}
+    for used, is_held_back in ((known.train, False), (known.held_back, True)):
+        for one in used:
+            sides[one.content_hash] = is_held_back
+            sides[patients.get(one.content_hash, _key(one, rule))] = is_held_back
+    return sides
+
+
+def _key(volume: UsedVolume, rule: HeldBackSpec) -> str:
+    """What decides on which side a Volume is."""
+    return (rule.by_patient and volume.patient) or volume.content_hash
 
 
 def new_since(volumes: Iterable[UsedVolume], known: DataUse | None) -> tuple[UsedVolume, ...]:
@@ -128,7 +152,7 @@ def why_not_to_train(
     return None
 
 
-def _rank(volume: UsedVolume, seed: int) -> float:
-    """From 0 to 1, even over all contents."""
-    digest = hashlib.sha256(f"{seed}:{volume.content_hash}".encode()).digest()
+def _rank(key: str, seed: int) -> float:
+    """From 0 to 1, even over all keys."""
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     return int.from_bytes(digest[:8]) / 2**64

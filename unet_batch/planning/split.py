@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from unet_batch.errors import SpecError
@@ -18,21 +18,23 @@ class Split:
     held_back: tuple[str, ...]
 
 
-def split_volumes(volume_ids: Iterable[str], spec: SplitSpec) -> Split:
-    """Split `volume_ids` as `spec` says.
+def split_volumes(patients: Mapping[str, str], spec: SplitSpec) -> Split:
+    """Split the Volumes, whose ids are the keys of `patients`, as `spec` says.
 
-    The order of the ids does not matter. Each id is ranked by a hash of itself and the seed,
-    so a Volume added later moves at most a few others across. At least one Volume is held
-    back where the share is above 0, and at least one trains.
+    `patients` gives each Volume's patient, `` where that is not known: two scans of one patient
+    are alike, and a score on one is no news to a network that learnt from the other. Each
+    patient, or Volume of nobody known, is ranked by a hash of itself and the seed, so a Volume
+    added later moves at most a few others across, and the order does not matter. At least one
+    Volume is held back where the share is above 0, and at least one trains.
 
-    Raises SpecError where an id of `spec.holdout` is unknown or nothing is left to train on.
+    Raises SpecError where an id of `spec.holdout` is unknown, nothing is left to train on, or
+    nothing could be held back because all Volumes are of one patient.
     """
-    ids = sorted(set(volume_ids))
+    ids = sorted(patients)
     if spec.holdout:
         held_back = set(_known(spec.holdout, ids))
     else:
-        ranked = sorted(ids, key=lambda one: _rank(one, spec.seed))
-        held_back = set(ranked[: _num_held_back(len(ids), spec.holdout_share)])
+        held_back = _ranked_first(ids, patients if spec.by_patient else {}, spec)
     train = tuple(one for one in ids if one not in held_back)
     if not train:
         raise SpecError(
@@ -40,6 +42,25 @@ def split_volumes(volume_ids: Iterable[str], spec: SplitSpec) -> Split:
             " lower split.holdout_share or select more Volumes"
         )
     return Split(train, tuple(sorted(held_back)))
+
+
+def _ranked_first(ids: list[str], patients: Mapping[str, str], spec: SplitSpec) -> set[str]:
+    """The Volumes held back: whole patients, by rank, until the share is reached."""
+    groups: dict[str, list[str]] = {}
+    for one in ids:
+        groups.setdefault(patients.get(one) or one, []).append(one)
+    wanted = _num_held_back(len(ids), spec.holdout_share)
+    if wanted and len(groups) == 1:
+        raise SpecError(
+            f"all {len(ids)} Volumes are of one patient, so none that is held back would be new to"
+            " the network; select others as well, name some in split.holdout, or set"
+            " split.by_patient: false or split.holdout_share: 0"
+        )
+    held_back: set[str] = set()
+    for key in sorted(groups, key=lambda one: _rank(one, spec.seed)):
+        if len(held_back) < wanted and len(held_back) + len(groups[key]) < len(ids):
+            held_back.update(groups[key])
+    return held_back
 
 
 def _known(holdout: Iterable[str], ids: list[str]) -> list[str]:
@@ -57,5 +78,5 @@ def _num_held_back(num_volumes: int, share: float) -> int:
     return min(max(round(num_volumes * share), 1), num_volumes - 1)
 
 
-def _rank(volume_id: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{volume_id}".encode()).hexdigest()
+def _rank(key: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()

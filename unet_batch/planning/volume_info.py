@@ -127,6 +127,12 @@ class VolumeInfo:
         return prod(self.shape_zyx)
 
     @property
+    def patient(self) -> str:
+        """What tells patients apart within the Archive; `` where the scan's files do not say."""
+        known = self.metadata.get("patient") or self.metadata.get("PatientID") or ""
+        return str(known)
+
+    @property
     def num_nonfinite(self) -> int:
         """Voxels of all channels that are NaN or infinite."""
         return sum(one.num_nonfinite for one in self.statistics)

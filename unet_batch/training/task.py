@@ -86,7 +86,7 @@ def plan_training(archive: Archive, spec: TrainSpec) -> TrainTask:
             f"none of the {len(selected)} Volumes selected in {spec.archive} has Labels"
             f" {spec.truth!r}; ingest them with --truth {spec.truth}=DIR"
         )
-    split = split_volumes(infos, spec.split)
+    split = split_volumes({one: info.patient for one, info in infos.items()}, spec.split)
     train = [infos[one] for one in split.train]
     labels = _common_classes(truths, spec.truth)
     _check_recipe(spec, labels, split)

@@ -37,7 +37,12 @@ def collect(archive: Archive, spec: RetrainSpec) -> list[UsedVolume]:
     infos = archive.select(spec.volumes, spec.where)
     found = archive.labels_of(infos, spec.truth)
     used = [
-        UsedVolume(volume_id=info.id, content_hash=info.content_hash, truth_key=labels.key)
+        UsedVolume(
+            volume_id=info.id,
+            content_hash=info.content_hash,
+            truth_key=labels.key,
+            patient=info.patient,
+        )
         for info, labels in zip(infos, found, strict=True)
         if labels is not None
     ]

@@ -18,6 +18,9 @@ class HeldBackSpec(SpecModel):
     """Which Volumes no challenger ever learns from (`planning.retraining`)."""
 
     share: float = Field(0.2, gt=0, lt=1, description="of all Volumes, by a hash of each")
+    by_patient: bool = Field(
+        default=True, description="all Volumes of a patient on one side, where DICOM names patients"
+    )
     seed: int = 0
 
 
