@@ -105,7 +105,9 @@ def test_metadata_keeps_pseudonyms_and_moved_dates_only() -> None:
         "StudyDate": OURS.shifted("20230115", patient="ID-4711/x"),
     }
     assert clean.warnings == (f"anon-{OURS.of('ID-4711/x')[:8]} moved",)
-    assert identified(scan, MUSTER).metadata["PatientName"] == "Muster^Erika Maria"
+    kept = identified(scan, MUSTER, OURS).metadata
+    assert kept["PatientName"] == "Muster^Erika Maria"
+    assert kept["patient"] == clean.metadata["patient"]
 
 
 def test_an_identity_is_read_from_the_first_readable_file(tmp_path: Path) -> None:

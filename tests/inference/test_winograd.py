@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
+import numba
 import pytest
 import torch
 
@@ -72,6 +76,42 @@ def test_results_are_exact_and_rounded_once(
     result = WinogradConvolution(layer)(values)
     assert result.dtype == torch.bfloat16
     assert torch.equal(result, exact(layer, values))
+
+
+@needs_vectors
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(1, 16, 6, 6, 6)],
+        [(1, 128, 6, 6, 6)],
+        [(64, 6, 6, 6)],
+        [(1, 32, 6, 6, 6), (1, 32, 5, 6, 6)],
+        [(1, 32, 6, 6, 6), (2, 32, 6, 6, 6)],
+        [(1, 24, 6, 6, 6), (1, 40, 6, 6, 6)],
+        [(1, 32, 6, 6, 6)] * 3,
+    ],
+)
+def test_what_does_not_fit_is_refused(shapes: list[tuple[int, ...]]) -> None:
+    convolution = WinogradConvolution(make_layer(64, 32, (3, 3, 3)))
+    with pytest.raises(ValueError, match="a convolution of 64 channels in 3 dimensions got"):
+        convolution([small_integers(*shape) for shape in shapes])
+
+
+@needs_vectors
+def test_it_can_be_copied_and_sent() -> None:
+    convolution = WinogradConvolution(make_layer(32, 32, (3, 3)))
+    values = small_integers(1, 32, 9, 9)
+    for other in (copy.deepcopy(convolution), pickle.loads(pickle.dumps(convolution))):
+        assert torch.equal(other(values), convolution(values))
+
+
+def test_what_numba_does_not_compile_for_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba.config, "CPU_NAME", "skylake-avx512")
+    winograd._features.cache_clear()
+    try:
+        assert winograd._features() == {}
+    finally:
+        winograd._features.cache_clear()
 
 
 @needs_vectors

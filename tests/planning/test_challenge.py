@@ -140,3 +140,26 @@ def test_p_is_the_share_of_sign_patterns_that_would_do_as_well(tenths: list[int]
 def test_the_interval_lies_within_the_differences(differences: list[float]) -> None:
     low, high = bootstrap_interval(differences)
     assert min(differences) - 1e-12 <= low <= high <= max(differences) + 1e-12
+
+
+def test_scans_of_one_patient_count_as_one() -> None:
+    before, after = scores(*[0.5] * 6), scores(*[0.6 + k / 100 for k in range(6)])
+    assert judge(compare(before, after), RULES).is_promoted
+    ids = sorted(before)
+    two = {one: f"patient {number % 2}" for number, one in enumerate(ids)}
+    comparison = compare(before, after, two)
+    assert (comparison.num_patients, comparison.p_value) == (2, 0.25)
+    verdict = judge(comparison, RULES)
+    assert "6 held-back Volumes of 2 patients can prove nothing" in verdict.reasons[0]
+    apart = {one: f"patient {one}" for one in ids}
+    assert compare(before, after, apart) == compare(before, after)
+
+
+def test_a_patient_with_many_scans_weighs_no_more_than_another() -> None:
+    before = scores(*[0.5] * 8)
+    after = scores(0.9, 0.9, 0.9, 0.45, 0.44, 0.43, 0.42, 0.41)
+    ids = sorted(before)
+    patients = dict.fromkeys(ids[:3], "one of whom there are three")
+    comparison = compare(before, after, patients)
+    assert comparison.num_patients == 6
+    assert comparison.difference == pytest.approx((0.4 - 0.05 - 0.06 - 0.07 - 0.08 - 0.09) / 6)

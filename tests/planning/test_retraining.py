@@ -8,8 +8,16 @@ from hypothesis import strategies as st
 
 from unet_batch.errors import SpecError
 from unet_batch.planning.model_versions import DataUse, UsedVolume
-from unet_batch.planning.retraining import Round, new_since, request_digest, split, why_not_to_train
+from unet_batch.planning.retraining import (
+    Round,
+    new_since,
+    request_digest,
+    split,
+    watched,
+    why_not_to_train,
+)
 from unet_batch.planning.specs.retrain import HeldBackSpec, RetrainSpec
+from unet_batch.planning.specs.train import SplitSpec
 
 RULE = HeldBackSpec()
 SPEC = RetrainSpec(archive="a", truth="truth", model="organ", work="w", min_new=2)
@@ -94,6 +102,30 @@ def test_a_new_scan_follows_its_patient_where_the_champion_named_no_patients(
     use = split(of_patients(*range(12)), RULE, known=DataUse(**sides, **others))
     wanted = use.held_back if is_held_back else use.train
     assert {f"h{k}" for k in range(9)} == set(hashes(wanted))
+
+
+def test_a_scan_that_is_there_twice_goes_with_its_patient() -> None:
+    """Once as DICOM, which names the patient, and once as NIfTI, which does not."""
+    dicom, other, *rest = of_patients(0, 1, 3, 6, 9, 12)
+    nifti = dicom.model_copy(update={"volume_id": "nifti", "patient": ""})
+    for seed in range(60):
+        use = split([nifti, dicom, other, *rest], HeldBackSpec(seed=seed))
+        sides = {one.volume_id in {v.volume_id for v in use.train} for one in (nifti, dicom, other)}
+        assert len(sides) == 1
+
+
+def test_a_training_on_one_patient_is_not_watched() -> None:
+    rule = SplitSpec(holdout_share=0.1)
+    assert watched(of_patients(0, 1, 3), rule) == rule
+    assert watched(volumes(0, 1), rule) == rule
+    assert watched(of_patients(0, 1, 2), rule).holdout_share == 0
+    apart = rule.model_copy(update={"by_patient": False})
+    assert watched(of_patients(0, 1, 2), apart) == apart
+
+
+def test_one_patient_alone_is_told_apart_from_too_few_volumes() -> None:
+    with pytest.raises(SpecError, match=r"held_back\.by_patient: false"):
+        split(of_patients(0, 1, 2), RULE)
 
 
 def test_some_volume_is_held_back_however_few_there_are() -> None:

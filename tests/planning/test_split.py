@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from unet_batch.errors import SpecError
@@ -69,9 +69,7 @@ def test_one_volume_alone_trains() -> None:
     st.integers(0, 5),
 )
 def test_a_patient_is_on_one_side(patients: dict[str, str], share: float, seed: int) -> None:
-    groups = {patient or one for one, patient in patients.items()}
-    if len(groups) < 2:
-        return
+    assume(len({patient or one for one, patient in patients.items()}) > 1)
     split = split_volumes(patients, SplitSpec(holdout_share=share, seed=seed))
     train, held_back = ({patients[one] for one in side} - {""} for side in sides_of(split))
     assert not train & held_back
@@ -102,3 +100,16 @@ def test_one_patient_alone_cannot_be_held_back_from_himself() -> None:
         split_volumes(alike, SplitSpec())
     assert split_volumes(alike, SplitSpec(holdout_share=0)).train == tuple(IDS[:5])
     assert split_volumes(alike, SplitSpec(holdout=(IDS[3],))).held_back == (IDS[3],)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_patient_with_most_of_the_volumes_does_not_swallow_the_split(seed: int) -> None:
+    patients = dict.fromkeys(IDS[:30], "one with many") | nobodys(IDS[30:60])
+    assert len(split_volumes(patients, SplitSpec(seed=seed)).held_back) == 12
+
+
+def test_the_smallest_patient_is_held_back_where_all_are_large() -> None:
+    patients = dict.fromkeys(IDS[:60], "ann") | dict.fromkeys(IDS[60:100], "bob")
+    for seed in range(5):
+        held_back = split_volumes(patients, SplitSpec(holdout_share=0.1, seed=seed)).held_back
+        assert held_back == tuple(IDS[60:100])

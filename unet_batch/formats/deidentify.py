@@ -164,10 +164,13 @@ def deidentified(scan: Scan, identity: Identity, pseudonyms: Pseudonyms) -> Scan
     return replace(scan, metadata=clean | _changed(identity, pseudonyms), warnings=warnings)
 
 
-def identified(scan: Scan, identity: Identity) -> Scan:
-    """`scan` with all of `identity` in its metadata: for those who asked to keep it."""
+def identified(scan: Scan, identity: Identity, pseudonyms: Pseudonyms) -> Scan:
+    """`scan` with all of `identity` in its metadata: for those who asked to keep it.
+
+    The patient's pseudonym as well, which is what tells patients apart elsewhere.
+    """
     own: dict[str, Json] = {**scan.metadata, **identity.values}
-    return replace(scan, metadata=own)
+    return replace(scan, metadata=own | _patient_of(identity, pseudonyms))
 
 
 def looks_personal(name: str) -> bool:
@@ -188,11 +191,14 @@ def identity_of(places: Sequence[Place], *, is_dicom: bool) -> Identity | None:
 
 
 def _changed(identity: Identity, pseudonyms: Pseudonyms) -> dict[str, Json]:
-    patient = identity.patient
-    changed = {"patient": pseudonyms.of(patient)} if patient else {}
+    patient, changed = identity.patient, _patient_of(identity, pseudonyms)
     changed |= {k: pseudonyms.uid(uid) for k in _UIDS if (uid := identity.values.get(k))}
     days = {k: pseudonyms.shifted(identity.values.get(k, ""), patient=patient) for k in _DATES}
     return {**changed, **{k: day for k, day in days.items() if day}}
+
+
+def _patient_of(identity: Identity, pseudonyms: Pseudonyms) -> dict[str, Json]:
+    return {"patient": pseudonyms.of(identity.patient)} if identity.patient else {}
 
 
 def _text_of(value: Any) -> str:

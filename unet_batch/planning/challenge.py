@@ -10,8 +10,9 @@ Both were scored on the same Volumes, so what counts are differences within Volu
 The test is one-sided and exact for few Volumes (F. Wilcoxon, Individual comparisons by ranking
 methods, Biometrics Bulletin 1(6), 1945; zero differences after J. Pratt, JASA 54, 1959). Ranks
 rather than means, since Dice is bounded and skewed: one Volume that went from lost to found
-must not carry the decision alone. n Volumes can at best give p = 2^-n, so that fewer than
-log2(1 / alpha) of them, 5 for 0.05, prove nothing, and the champion stays.
+must not carry the decision alone. Volumes of one patient count as one, by their mean. n of them
+can at best give p = 2^-n, so that fewer than log2(1 / alpha) of them, 5 for 0.05, prove nothing,
+and the champion stays.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from types import MappingProxyType
 
 import numpy as np
 from scipy import stats
@@ -55,8 +57,9 @@ class Comparison:
     ----------
     pairs: the Volumes, by id.
     champion, challenger: mean Dice by class, over the Volumes that hold it.
-    difference: mean over Volumes; interval: its 95 % bootstrap interval.
+    difference: mean over patients; interval: its 95 % bootstrap interval.
     p_value: of the one-sided test that the differences are above zero.
+    num_patients: those whose Volumes were scored; a Volume of nobody known counts as one.
     """
 
     pairs: tuple[ScoredPair, ...]
@@ -65,6 +68,7 @@ class Comparison:
     difference: float
     interval: tuple[float, float]
     p_value: float
+    num_patients: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +79,28 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-def compare(champion: Mapping[str, Dice], challenger: Mapping[str, Dice]) -> Comparison:
+def compare(
+    champion: Mapping[str, Dice],
+    challenger: Mapping[str, Dice],
+    patients: Mapping[str, str] = MappingProxyType({}),
+) -> Comparison:
     """The Comparison of two models' Dice by Volume id and class; Volumes of both count.
 
-    Where one model rightly finds nothing (None) and the other finds what is not there (0), the
-    former counts as 1. Raises ValueError where the two have no scored Volume in common.
+    `patients` tells whose Volumes they are, where that is known: scans of one patient are no
+    independent evidence, so that their mean difference counts as one. Where one model rightly finds
+    nothing (None) and the other finds what is not there (0), the former counts as 1. Raises
+    ValueError where the two have no scored Volume in common.
     """
     common = sorted(champion.keys() & challenger.keys())
     found = (pair_of(one, champion[one], challenger[one]) for one in common)
     pairs = tuple(pair for pair in found if pair is not None)
     if not pairs:
         raise ValueError("champion and challenger have no scored Volume in common")
-    differences = [pair.difference for pair in pairs]
+    by_patient: dict[str, list[float]] = {}
+    for pair in pairs:
+        key = patients.get(pair.volume_id) or f"volume {pair.volume_id}"
+        by_patient.setdefault(key, []).append(pair.difference)
+    differences = [fmean(of_one) for of_one in by_patient.values()]
     return Comparison(
         pairs=pairs,
         champion=_class_means([pair.champion for pair in pairs]),
@@ -94,6 +108,7 @@ def compare(champion: Mapping[str, Dice], challenger: Mapping[str, Dice]) -> Com
         difference=fmean(differences),
         interval=bootstrap_interval(differences),
         p_value=signed_rank_p(differences),
+        num_patients=len(differences),
     )
 
 
@@ -119,7 +134,7 @@ def judge(comparison: Comparison, rules: PromotionSpec, *, failed: Sequence[str]
         is_promoted=True,
         reasons=(
             f"mean Dice rose by {comparison.difference:.4f} (95 % interval {low:.4f} to"
-            f" {high:.4f}) over {len(comparison.pairs)} Volumes: p = {comparison.p_value:.2g}, at"
+            f" {high:.4f}) over {_extent(comparison)}: p = {comparison.p_value:.2g}, at"
             f" most {rules.alpha:g} was asked for",
             f"no class fell by more than {rules.margin:g}",
         ),
@@ -182,18 +197,25 @@ def bootstrap_interval(differences: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _extent(comparison: Comparison, which: str = "") -> str:
+    """On how much the Comparison rests, in words."""
+    volumes = f"{len(comparison.pairs)} {which}Volumes"
+    are_independent = comparison.num_patients == len(comparison.pairs)
+    return volumes if are_independent else f"{volumes} of {comparison.num_patients} patients"
+
+
 def _too_little_evidence(comparison: Comparison, rules: PromotionSpec) -> list[str]:
-    num, needed = len(comparison.pairs), math.ceil(-math.log2(rules.alpha) - 1e-9)
+    num, needed = comparison.num_patients, math.ceil(-math.log2(rules.alpha) - 1e-9)
     low, high = comparison.interval
     if num < needed:
         return [
-            f"{num} held-back Volumes can prove nothing at alpha = {rules.alpha:g}; it takes"
-            f" {needed}: label more, or raise held_back.share"
+            f"{_extent(comparison, 'held-back ')} can prove nothing at alpha = {rules.alpha:g}; it"
+            f" takes {needed}: label more, or raise held_back.share"
         ]
     if comparison.difference <= 0 or comparison.p_value > rules.alpha:
         return [
             f"not shown to be better: mean Dice changed by {comparison.difference:+.4f} (95 %"
-            f" interval {low:+.4f} to {high:+.4f}) over {num} Volumes, p ="
+            f" interval {low:+.4f} to {high:+.4f}) over {_extent(comparison)}, p ="
             f" {comparison.p_value:.2g}, at most {rules.alpha:g} was asked for"
         ]
     return []

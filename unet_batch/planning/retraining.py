@@ -8,7 +8,7 @@ is known, whatever else there is:
 
 so that a Volume labelled next month moves nobody across, and no challenger ever learns from
 what a champion was scored on, nor from another scan of the same patient. Only what the champion
-itself used goes before the rule.
+itself used goes before the rule, even where it had a patient on both sides.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from unet_batch.errors import SpecError
 from unet_batch.planning.model_versions import DataUse, UsedVolume
 from unet_batch.planning.specs.base import SpecModel
 from unet_batch.planning.specs.retrain import HeldBackSpec, RetrainSpec
+from unet_batch.planning.specs.train import SplitSpec
 
 
 class Round(SpecModel):
@@ -66,54 +67,59 @@ def split(
     """The Volumes to learn from and those held back.
 
     `known` is what the champion used: what was held back from it stays so, and so does what it
-    learnt from; other Volumes follow their patient, if one of his was among these (held back goes
-    first), and all others go by their hash. Where none would be held back, those closest to the
-    rule's bound are. Raises SpecError where nothing is left to learn from.
+    learnt from, even of one patient; other Volumes follow their patient, if one of his was among
+    these (held back goes first), and all others go by their hash. Where none would be held back,
+    those closest to the rule's bound are. Raises SpecError where nothing is left to learn from.
     """
-    sides = _sides(volumes, known or DataUse(), rule)
-    ranks = {_key(one, rule): _rank(_key(one, rule), rule.seed) for one in volumes}
-    free = {key for key in ranks if key not in sides}
-    chosen = {key for key in free if ranks[key] < rule.share}
-    held_back = {
-        one.content_hash
-        for one in volumes
-        if sides.get(one.content_hash, sides.get(_key(one, rule), _key(one, rule) in chosen))
-    }
-    if not held_back and free:
-        first = min(free, key=ranks.__getitem__)
-        held_back = {one.content_hash for one in volumes if _key(one, rule) == first}
+    known = known or DataUse()
+    keys = _keys([*known.train, *known.held_back, *volumes], rule)
+    sides: dict[str, bool] = {}  # whether held back, by content hash and by key
+    for used, is_held_back in ((known.train, False), (known.held_back, True)):
+        for one in used:
+            sides[one.content_hash] = sides[keys[one.content_hash]] = is_held_back
+    present = {keys[one.content_hash] for one in volumes}
+    ranks = {key: _rank(key, rule.seed) for key in sorted(present)}
+    free = ranks.keys() - sides.keys()
+    sides |= {key: ranks[key] < rule.share for key in free}
+    if free and not any(sides.values()):
+        sides[min(free, key=ranks.__getitem__)] = True
     ordered = sorted(volumes, key=lambda one: one.volume_id)
+    is_held = [sides.get(one.content_hash, sides[keys[one.content_hash]]) for one in ordered]
     use = DataUse(
-        train=tuple(one for one in ordered if one.content_hash not in held_back),
-        held_back=tuple(one for one in ordered if one.content_hash in held_back),
+        train=tuple(one for one, held in zip(ordered, is_held, strict=True) if not held),
+        held_back=tuple(one for one, held in zip(ordered, is_held, strict=True) if held),
     )
     if not use.train or not use.held_back:
         what = "to learn from" if not use.train else "to be held back"
-        raise SpecError(
-            f"none of the {len(ordered)} Volumes with a truth is left {what}; label more of them,"
-            f" or change held_back.share ({rule.share})"
-        )
+        how = f"label more of them, or change held_back.share ({rule.share})"
+        if len(ranks) == 1 < len(ordered):
+            how = "all are of one patient: label others, or set held_back.by_patient: false"
+        raise SpecError(f"none of the {len(ordered)} Volumes with a truth is left {what}; {how}")
     return use
 
 
-def _sides(volumes: Sequence[UsedVolume], known: DataUse, rule: HeldBackSpec) -> dict[str, bool]:
-    """Whether what `known` used was held back, by content hash and by key.
+def _keys(volumes: Iterable[UsedVolume], rule: HeldBackSpec) -> dict[str, str]:
+    """What decides on which side the Volumes are, by content hash: a patient, where one is known.
 
-    A Bundle that was added by hand knows no patients: those of its Volumes that are still there
-    are looked up by their content.
+    A Bundle that was added by hand names no patients, but the Archive may, of the same contents.
     """
-    patients = {one.content_hash: _key(one, rule) for one in volumes}
-    sides: dict[str, bool] = {}
-    for used, is_held_back in ((known.train, False), (known.held_back, True)):
-        for one in used:
-            sides[one.content_hash] = is_held_back
-            sides[patients.get(one.content_hash, _key(one, rule))] = is_held_back
-    return sides
+    keys: dict[str, str] = {}
+    for one in volumes:
+        if rule.by_patient and one.patient:
+            keys[one.content_hash] = one.patient
+        keys.setdefault(one.content_hash, one.content_hash)
+    return keys
 
 
-def _key(volume: UsedVolume, rule: HeldBackSpec) -> str:
-    """What decides on which side a Volume is."""
-    return (rule.by_patient and volume.patient) or volume.content_hash
+def watched(train: Sequence[UsedVolume], rule: SplitSpec) -> SplitSpec:
+    """How a training on `train` is watched: by `rule`, or not at all where it knows one patient.
+
+    None of his other scans would tell how the training goes.
+    """
+    patients = {one.patient or one.content_hash for one in train}
+    if not rule.by_patient or rule.holdout or len(patients) > 1:
+        return rule
+    return rule.model_copy(update={"holdout_share": 0.0})
 
 
 def new_since(volumes: Iterable[UsedVolume], known: DataUse | None) -> tuple[UsedVolume, ...]:

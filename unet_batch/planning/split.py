@@ -24,7 +24,7 @@ def split_volumes(patients: Mapping[str, str], spec: SplitSpec) -> Split:
     `patients` gives each Volume's patient, `` where that is not known: two scans of one patient
     are alike, and a score on one is no news to a network that learnt from the other. Each
     patient, or Volume of nobody known, is ranked by a hash of itself and the seed, so a Volume
-    added later moves at most a few others across, and the order does not matter. At least one
+    added later moves at most a few patients across, and the order does not matter. At least one
     Volume is held back where the share is above 0, and at least one trains.
 
     Raises SpecError where an id of `spec.holdout` is unknown, nothing is left to train on, or
@@ -45,7 +45,7 @@ def split_volumes(patients: Mapping[str, str], spec: SplitSpec) -> Split:
 
 
 def _ranked_first(ids: list[str], patients: Mapping[str, str], spec: SplitSpec) -> set[str]:
-    """The Volumes held back: whole patients, by rank, until the share is reached."""
+    """The Volumes held back: whole patients, by rank, as close to the share as they come."""
     groups: dict[str, list[str]] = {}
     for one in ids:
         groups.setdefault(patients.get(one) or one, []).append(one)
@@ -56,10 +56,15 @@ def _ranked_first(ids: list[str], patients: Mapping[str, str], spec: SplitSpec) 
             " the network; select others as well, name some in split.holdout, or set"
             " split.by_patient: false or split.holdout_share: 0"
         )
+    ranked = sorted(groups, key=lambda one: _rank(one, spec.seed))
     held_back: set[str] = set()
-    for key in sorted(groups, key=lambda one: _rank(one, spec.seed)):
-        if len(held_back) < wanted and len(held_back) + len(groups[key]) < len(ids):
+    for key in ranked:
+        missing, left = wanted - len(held_back), len(ids) - len(held_back)
+        is_closer = 0 < len(groups[key]) <= 2 * missing
+        if is_closer and len(groups[key]) < left:
             held_back.update(groups[key])
+    if wanted and not held_back:
+        held_back.update(groups[min(ranked, key=lambda one: len(groups[one]))])
     return held_back
 
 

@@ -128,9 +128,8 @@ class VolumeInfo:
 
     @property
     def patient(self) -> str:
-        """What tells patients apart within the Archive; `` where the scan's files do not say."""
-        known = self.metadata.get("patient") or self.metadata.get("PatientID") or ""
-        return str(known)
+        """The patient's pseudonym within the Archive; `` where the scan's files name none."""
+        return str(self.metadata.get("patient") or "")
 
     @property
     def num_nonfinite(self) -> int:

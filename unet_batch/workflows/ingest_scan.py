@@ -178,7 +178,7 @@ def _write(
     odd = [*odd_claims(identity.claims, where=scan.name), *odd_about(scan, content.statistics)]
     odd = clean([*odd, *found.odd, *_odd_name(source, scan, rules)])
     if rules.keeps_identifiers:
-        scan = identified(scan, identity)
+        scan = identified(scan, identity, rules.pseudonyms)
     else:
         scan = deidentified(scan, identity, rules.pseudonyms)
     if scan.outside and not rules.keeps_identifiers and looks_personal(scan.outside.url):

@@ -41,7 +41,7 @@ from unet_batch.planning.challenge import (
     judge_first,
 )
 from unet_batch.planning.model_versions import Decision, ModelReference, ModelVersion
-from unet_batch.planning.retraining import Round
+from unet_batch.planning.retraining import Round, watched
 from unet_batch.planning.specs.retrain import RetrainSpec
 from unet_batch.planning.specs.train import TrainRecipe, TrainSpec
 from unet_batch.storage.archive import Archive, open_archive
@@ -172,7 +172,7 @@ class _Retraining:
         ours = self._score(challenger, current)
         champion = self._champion(current)
         theirs = self._score(champion, current) if champion else None
-        comparison = _compared(theirs, ours) if theirs else None
+        comparison = _compared(theirs, ours, current) if theirs else None
         self.listen(
             Challenged(
                 comparison.champion if comparison else {},
@@ -228,6 +228,7 @@ class _Retraining:
 
     def _train(self, out: Path, current: Round) -> Bundle:
         recipe = {name: getattr(self.spec.train, name) for name in TrainRecipe.model_fields}
+        recipe["split"] = watched(current.data.train, self.spec.train.split)
         ids = tuple(one.volume_id for one in current.data.train)
         request = TrainSpec(
             archive=self.archive.url, truth=self.spec.truth, out=str(out), volumes=ids, **recipe
@@ -345,9 +346,10 @@ class _Retraining:
         )
 
 
-def _compared(theirs: ScoredVersion, ours: ScoredVersion) -> Comparison:
+def _compared(theirs: ScoredVersion, ours: ScoredVersion, current: Round) -> Comparison:
+    patients = {one.volume_id: one.patient for one in current.data.held_back}
     try:
-        return compare(theirs.dice, ours.dice)
+        return compare(theirs.dice, ours.dice, patients)
     except ValueError as error:
         reasons = [*theirs.failed.items(), *ours.failed.items()][:2]
         raise QuarantineError(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from llvmlite import binding
@@ -20,6 +21,7 @@ from unet_batch.inference.floats import as_numbers
 from unet_batch.inference.rewriting.matrix_kernel import COLUMNS
 from unet_batch.inference.rewriting.sequences import is_plain
 from unet_batch.inference.rewriting.winograd_kernel import POINTS, convolve
+from unet_batch.inference.vectors import LANES
 
 Convolution = torch.nn.Conv2d | torch.nn.Conv3d
 
@@ -46,36 +48,60 @@ class WinogradConvolution(torch.nn.Module):
         bias = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.detach()
         weight = moved_weight(layer.weight.detach())
         self.weight = torch.nn.Parameter(weight, requires_grad=False)
+        self._num_inputs, self._dims = layer.in_channels, len(layer.kernel_size)
         self._bias = bias.float().numpy().copy()
         self._slope = np.float32(1.0 if slope is None else slope)
 
     def forward(self, tensor: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
         """(n, c, ...) to (n, channels, ...), channels last; `tensor` may come in two parts of c.
 
-        Each part has a multiple of 16 channels.
+        Each part has a multiple of 16 channels. Raises ValueError where what comes does not fit.
         """
         parts = [tensor] if isinstance(tensor, torch.Tensor) else tensor
+        self._check(parts)
         first, second = (_rows(parts[0]), _rows(parts[-1]))
         if len(parts) == 1:  # nothing: a tuple of one array would be compiled apart
             second = first.new_empty(*first.shape[:-1], 0)
         out = first.new_empty(*first.shape[:-1], len(self._bias))
         values = (_with_planes(first), _with_planes(second))
-        convolve(values, self.weight.numpy(), self._bias, self._slope, _with_planes(out))
+        weight = self.weight.view(torch.uint16).numpy()
+        convolve(values, weight, self._bias, self._slope, _with_planes(out))
         return out.movedim(-1, 1)
+
+    def _check(self, parts: Sequence[torch.Tensor]) -> None:
+        """The kernel looks at no shape but the first's: it would read what lies behind."""
+        shapes = [tuple(part.shape) for part in parts]
+        fits = (
+            len(parts) in {1, 2}
+            and all(len(shape) == 2 + self._dims for shape in shapes)
+            and len({(shape[0], *shape[2:]) for shape in shapes}) == 1
+            and all(shape[1] % LANES == 0 for shape in shapes)
+            and sum(shape[1] for shape in shapes) == self._num_inputs
+        )
+        if not fits:
+            raise ValueError(
+                f"a convolution of {self._num_inputs} channels in {self._dims} dimensions got"
+                f" {' and '.join(map(str, shapes))}, channels second; a tile that the network's"
+                " strides do not divide makes levels of different sizes: give another roi"
+            )
 
 
 def moved_weight(weight: torch.Tensor) -> torch.Tensor:
-    """Weights (channels, c, [z,] 3, 3) as the kernel takes them, bfloat16 as uint16.
+    """Weights (channels, c, [z,] 3, 3) as the kernel takes them, bfloat16.
 
     (channels / 32, 16, taps of z, c / 2, 32, 2): for each pair of c those of 32 channels.
     """
     weight = weight.unsqueeze(2) if weight.ndim == 4 else weight
     outputs, inputs, taps = weight.shape[:3]
     g = torch.tensor(_G, dtype=torch.float64)
-    moved = torch.einsum("ai,bj,kczij->abzck", g, g, weight.double())
-    moved = moved.reshape(POINTS, taps, inputs // 2, 2, outputs // COLUMNS, COLUMNS)
-    moved = moved.permute(4, 0, 1, 2, 5, 3).contiguous()
-    return moved.to(torch.bfloat16).view(torch.uint16)
+    shape = (POINTS, taps, inputs // 2, COLUMNS, 2)
+    moved = torch.empty(outputs // COLUMNS, *shape, dtype=torch.bfloat16)
+    # A block at a time: all of them in double precision take eight times what they end as.
+    for block, part in zip(moved, torch.split(weight, COLUMNS), strict=True):
+        exact = torch.einsum("ai,bj,kczij->abzck", g, g, part.double())
+        exact = exact.reshape(POINTS, taps, inputs // 2, 2, COLUMNS)
+        block.copy_(exact.movedim(-1, -2))
+    return moved
 
 
 def is_winograd_faster(tensor: torch.Tensor) -> bool:
@@ -114,6 +140,9 @@ def has_bfloat16_tiles() -> bool:
 
 @cache
 def _features() -> dict[str, bool]:
+    """The processor's; none where numba was told to compile for another (NUMBA_CPU_NAME)."""
+    if numba.config.CPU_NAME or numba.config.CPU_FEATURES:  # type: ignore[attr-defined]
+        return {}
     return dict(binding.get_host_cpu_features())
 
 

@@ -178,6 +178,7 @@ def _move_patch(corner: Any, line: Any, pixel: Any, into: Any, point: Any) -> No
 
 @numba.njit(nogil=True, fastmath=_MODE, cache=True)
 def _load_line(start: Any, pixel: Any) -> Any:
+    """Four values of sixteen channels, `pixel` bytes apart."""
     return (
         load_bfloats(_WORD(start)),
         load_bfloats(_WORD(start + pixel)),
@@ -188,6 +189,7 @@ def _load_line(start: Any, pixel: Any) -> Any:
 
 @numba.njit(nogil=True, fastmath=_MODE, cache=True)
 def _move_line(a: Any, b: Any, c: Any, d: Any, into: Any, point: Any) -> None:
+    """Write what B makes of a line, `point` bytes apart."""
     save_bfloats(_WORD(into), a - c)
     save_bfloats(_WORD(into + point), b + c)
     save_bfloats(_WORD(into + 2 * point), c - b)
@@ -262,6 +264,7 @@ def _finish_patch(
 
 @numba.njit(nogil=True, fastmath=_MODE, cache=True)
 def _load_sums(start: Any, point: Any) -> Any:
+    """Four sums of sixteen channels, `point` bytes apart."""
     return (
         load_floats(_WORD(start)),
         load_floats(_WORD(start + point)),
@@ -272,6 +275,7 @@ def _load_sums(start: Any, point: Any) -> Any:
 
 @numba.njit(nogil=True, fastmath=_MODE, cache=True)
 def _finish_line(four: Any, shift: Any, slope: Any, into: Any, pixel: Any) -> None:
+    """Write the two results that A makes of a line, `pixel` bytes apart."""
     a, b, c, d = four
     save_bfloats(_WORD(into), activated(a + b + c + shift, slope))
     save_bfloats(_WORD(into + pixel), activated(b - c - d + shift, slope))

@@ -17,7 +17,9 @@ from unet_batch.planning.where import WhereField
 class HeldBackSpec(SpecModel):
     """Which Volumes no challenger ever learns from (`planning.retraining`)."""
 
-    share: float = Field(0.2, gt=0, lt=1, description="of all Volumes, by a hash of each")
+    share: float = Field(
+        0.2, gt=0, lt=1, description="of all patients, or Volumes, by a hash of each"
+    )
     by_patient: bool = Field(
         default=True, description="all Volumes of a patient on one side, where DICOM names patients"
     )

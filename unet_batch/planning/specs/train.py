@@ -29,7 +29,9 @@ class SplitSpec(SpecModel):
     holdout_share: float = Field(0.2, ge=0, lt=1, description="share of the Volumes held back")
     holdout: tuple[str, ...] = Field((), description="hold back these ids instead of a share")
     by_patient: bool = Field(
-        default=True, description="all Volumes of a patient on one side, where DICOM names patients"
+        default=True,
+        description="all Volumes of a patient on one side, where DICOM names patients; ids in"
+        " `holdout` go before",
     )
     seed: int = 0
 
