@@ -32,7 +32,7 @@ from unet_batch.monitoring.events import (
     ignore,
 )
 from unet_batch.monitoring.metrics import JobMetrics
-from unet_batch.planning.model_versions import Decision, ModelVersion
+from unet_batch.planning.model_versions import Decision, ModelVersion, UsedVolume
 from unet_batch.planning.specs.retrain import RetrainSpec
 from unet_batch.planning.specs.train import TrainSpec
 from unet_batch.planning.volume_info import LabelClass
@@ -400,4 +400,4 @@ def test_versions_that_share_no_scored_volume_are_not_compared() -> None:
     )
     failed = ScoredVersion(version, "net", {}, {"a": "needs 3 GiB of 2 GiB"}, {})
     with pytest.raises(QuarantineError, match=r"cannot be compared.*needs 3 GiB"):
-        _compared(failed, failed)
+        _compared(failed, failed, [UsedVolume(volume_id="a", content_hash="h")])

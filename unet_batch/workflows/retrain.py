@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -40,7 +40,7 @@ from unet_batch.planning.challenge import (
     judge,
     judge_first,
 )
-from unet_batch.planning.model_versions import Decision, ModelReference, ModelVersion
+from unet_batch.planning.model_versions import Decision, ModelReference, ModelVersion, UsedVolume
 from unet_batch.planning.retraining import Round, watched
 from unet_batch.planning.specs.retrain import RetrainSpec
 from unet_batch.planning.specs.train import TrainRecipe, TrainSpec
@@ -172,7 +172,7 @@ class _Retraining:
         ours = self._score(challenger, current)
         champion = self._champion(current)
         theirs = self._score(champion, current) if champion else None
-        comparison = _compared(theirs, ours, current) if theirs else None
+        comparison = _compared(theirs, ours, current.data.held_back) if theirs else None
         self.listen(
             Challenged(
                 comparison.champion if comparison else {},
@@ -346,8 +346,10 @@ class _Retraining:
         )
 
 
-def _compared(theirs: ScoredVersion, ours: ScoredVersion, current: Round) -> Comparison:
-    patients = {one.volume_id: one.patient for one in current.data.held_back}
+def _compared(
+    theirs: ScoredVersion, ours: ScoredVersion, held_back: Sequence[UsedVolume]
+) -> Comparison:
+    patients = {one.volume_id: one.patient for one in held_back}
     try:
         return compare(theirs.dice, ours.dice, patients)
     except ValueError as error:
