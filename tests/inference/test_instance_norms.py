@@ -12,6 +12,8 @@ from unet_batch.inference.rewriting.instance_norms import INSTANCE_NORMS, InPlac
 from unet_batch.models.networks import build_network
 from unet_batch.models.process import use_threads
 
+from .comparing import count
+
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -29,10 +31,6 @@ def make_tensor(*shape: int, mean: float = 0.5) -> torch.Tensor:
         -1, *[1] * len(shape[2:])
     )
     return tensor.to(memory_format=LAYOUTS[len(shape)])
-
-
-def count(network: torch.nn.Module, *kinds: type[torch.nn.Module]) -> int:
-    return sum(isinstance(one, kinds) for one in network.modules())
 
 
 @pytest.mark.parametrize("affine", [True, False])

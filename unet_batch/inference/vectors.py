@@ -11,12 +11,16 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numba
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
 LANES = 16
-"""Floats of a vector: as many as the widest register holds."""
+"""Floats of a vector: as many as the widest register holds, and a cache line."""
+
+LINE_BYTES = 64
+"""Of a processor's cache."""
 
 
 class BFloat16(ir.Type):  # type: ignore[misc]
@@ -138,3 +142,10 @@ def _subtract(left: Any, right: Any) -> Callable[[Any, Any], Any] | None:
     if isinstance(left, Vector) and isinstance(right, Vector):
         return lambda left, right: _difference(left, right)  # noqa: PLW0108 (as above)
     return None
+
+
+@numba.njit(nogil=True, cache=True)
+def aligned(room: Any, size: int) -> Any:
+    """`size` numbers of `room`, which has LINE_BYTES to spare, from where a cache line begins."""
+    start = -(room.ctypes.data // room.itemsize) % (LINE_BYTES // room.itemsize)
+    return room[start : start + size]

@@ -15,9 +15,7 @@ import numpy as np
 from numba import types
 
 from unet_batch.inference.floats import load_float, save_float
-
-_LANES = 16
-"""Floats of a cache line, and of the widest register."""
+from unet_batch.inference.vectors import LANES, LINE_BYTES, aligned
 
 _ROWS = 8
 """Rows of results that are under way at once: they stay in the first cache."""
@@ -35,7 +33,7 @@ def convolve_phases(words: Any, weight: Any, bias: Any, slope: Any, out: Any) ->
     The phases of a voxel, by z, y, channel and x, are given as integers: a word holds the two
     phases of x. `weight` is (out, in, z, y, x), `bias` a tuple.
     """
-    width = (out.shape[3] // len(bias) + _LANES - 1) // _LANES * _LANES
+    width = (out.shape[3] // len(bias) + LANES - 1) // LANES * LANES
     rows = _strip_rows(out.shape[2], len(bias), width)
     strips = (out.shape[2] + rows - 1) // rows
     for number in numba.prange(out.shape[0] * strips):
@@ -77,9 +75,7 @@ def _strip_rows(most: int, channels: int, width: int) -> int:
 @numba.njit(nogil=True, cache=True)
 def _aligned_zeros(size: int) -> Any:
     """Zeros (float32) that begin on a cache line."""
-    zeros = np.zeros(size + _LANES, np.float32)
-    start = -(zeros.ctypes.data // zeros.itemsize) % _LANES
-    return zeros[start : start + size]
+    return aligned(np.zeros(size + LINE_BYTES, np.float32), size)
 
 
 @numba.njit(nogil=True, fastmath=_MODE, cache=True)

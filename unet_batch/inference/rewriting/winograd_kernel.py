@@ -25,7 +25,15 @@ import numpy as np
 from numba import types
 
 from unet_batch.inference.rewriting.matrix_kernel import COLUMNS, ROWS, multiply_rows
-from unet_batch.inference.vectors import LANES, activated, load_bfloats, load_floats, save_bfloats
+from unet_batch.inference.vectors import (
+    LANES,
+    LINE_BYTES,
+    activated,
+    aligned,
+    load_bfloats,
+    load_floats,
+    save_bfloats,
+)
 
 POINTS = 16
 """Products for each patch, channel and tap."""
@@ -35,9 +43,6 @@ _SCRATCH_BYTES = 3 * 2**18
 
 _FEWEST = 48
 """Patches that are multiplied with each weight that is read, if there are as many."""
-
-_LINE_BYTES = 64
-"""Of a processor's cache."""
 
 _WORD = types.uintp
 _MODE = {"contract", "nsz"}
@@ -69,11 +74,11 @@ def _sweep(
     patches, border = (last - first) * columns, taps // 2
     planes = _planes(depth, patches, channels, border)
     size = POINTS * (planes + 2 * border) * patches * channels
-    moved = _aligned(np.empty(size + ROWS * channels + _LINE_BYTES, np.uint16), size)
+    moved = aligned(np.empty(size + ROWS * channels + LINE_BYTES, np.uint16), size)
     moved = moved.reshape((POINTS, (planes + 2 * border) * patches, channels))
     room = (planes * patches + ROWS - 1) // ROWS * ROWS
     size = POINTS * room * COLUMNS
-    sums = _aligned(np.empty(size + _LINE_BYTES, np.float32), size).reshape((POINTS, room, COLUMNS))
+    sums = aligned(np.empty(size + LINE_BYTES, np.float32), size).reshape((POINTS, room, COLUMNS))
     patch = np.empty(POINTS * channels, np.uint16)
     for z in range(0, depth, planes):
         count = min(planes, depth - z)
@@ -106,13 +111,6 @@ def _planes(depth: int, patches: int, channels: int, border: int) -> int:
     of_values, of_sums = POINTS * patches * channels * 2, POINTS * patches * COLUMNS * 4
     fitting = (_SCRATCH_BYTES - 2 * border * of_values) // (of_values + of_sums)
     return min(depth, max(fitting, (_FEWEST + patches - 1) // patches))
-
-
-@numba.njit(nogil=True, cache=True)
-def _aligned(room: Any, size: int) -> Any:
-    """`size` numbers of `room` from the first on that begins a cache line."""
-    start = -(room.ctypes.data // room.itemsize) % (_LINE_BYTES // room.itemsize)
-    return room[start : start + size]
 
 
 @numba.njit(nogil=True, cache=True)
