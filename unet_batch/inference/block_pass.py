@@ -21,6 +21,7 @@ from unet_batch.inference.skipping import Piece, SkipRule
 from unet_batch.inference.slab import Slab
 from unet_batch.inference.transfer import Fetch, Transfer
 from unet_batch.inference.voxels import copy_tile
+from unet_batch.pickling import by_fields
 from unet_batch.planning.volume_info import ChannelStatistics
 from unet_batch.tiling.blocks import Block, BlockLayout, Cell
 from unet_batch.tiling.box import Box, Index
@@ -30,6 +31,7 @@ from unet_batch.tiling.grid_map import GridMap
 Array = NDArray[np.generic]
 
 
+@by_fields
 @dataclass(frozen=True, slots=True)
 class BlockOrder:
     """One Block to predict.

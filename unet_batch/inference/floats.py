@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
@@ -40,6 +40,22 @@ def _float_as_bits(_: Any, __: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(types.uint32))
 
     return types.uint32(types.float32), generate
+
+
+@njit(inline="always")
+def magnitude(value: Any) -> Any:
+    """The bits of a float32 without its sign: in the order of the absolute values, NaN highest."""
+    as_bits: Any = _float_as_bits
+    return as_bits(value) & types.uint32(0x7FFFFFFF)
+
+
+@njit(inline="always")
+def rank(value: Any) -> Any:
+    """An int32 in the order of float32 values, NaN aside; the same of -0.0 and 0.0."""
+    word: Any = types.int32
+    as_bits: Any = _float_as_bits
+    bits = word(as_bits(value + types.float32(0)))  # -0.0 + 0.0 is 0.0
+    return bits ^ ((bits >> word(31)) & word(0x7FFFFFFF))
 
 
 def load_float(value: Any) -> Any:

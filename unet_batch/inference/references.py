@@ -15,11 +15,13 @@ from typing import Any
 
 import ray
 
+from unet_batch.pickling import by_fields
 from unet_batch.tiling.box import Box
 
 Ref = Any  # ray.ObjectRef: its own generic type tells mypy nothing
 
 
+@by_fields
 @dataclass(frozen=True, slots=True)
 class ArrayRef:
     """Where an array is: `ref` is the array, or, with `index`, a list that holds it."""
@@ -32,6 +34,7 @@ class ArrayRef:
         return value if self.index is None else value[self.index]
 
 
+@by_fields
 @dataclass(frozen=True, slots=True)
 class PieceRef:
     """A box (c, z, y, x) of a Volume, and where its raw voxels are.

@@ -169,7 +169,7 @@ def finish(
     """
     spans, labels = _spans(box, Box.from_shape(box.shape)), out.numpy()
     if is_last:
-        broken = kernels.finish_channels_last(planes, num_classes, labels, spans, clears)
+        broken = kernels.finish_channels_last(planes, num_classes, labels, spans, clears=clears)
     else:
         broken = kernels.finish_channels_first(planes, labels, spans, clears)
     if broken:

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple
 
+from unet_batch.pickling import by_fields
+
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
+@by_fields
 @dataclass(frozen=True, slots=True)
 class LabelClass:
     """One class of Labels: its voxel `value`, its `name`, its RGB colour (0 to 255)."""
@@ -19,6 +22,7 @@ class LabelClass:
     color: tuple[int, int, int] = (230, 60, 60)
 
 
+@by_fields
 @dataclass(frozen=True, slots=True)
 class ChannelStatistics:
     """Statistics of one channel, computed once at ingest over its finite voxels.
@@ -80,6 +84,7 @@ class VolumeBrief(NamedTuple):
         return prod(self.shape_zyx)
 
 
+@by_fields
 @dataclass(frozen=True, slots=True)
 class VolumeInfo:
     """What the Catalog knows of one Volume.

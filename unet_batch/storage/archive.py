@@ -200,8 +200,8 @@ class Archive(Mapping[str, Volume]):
         path, voxels_czyx = _array_path(info), np.asarray(scan.voxels_czyx, dtype=info.dtype)
         shard = (1, *info.shard_zyx)
         encoding = Encoding(info.dtype, (1, *info.chunk_zyx), shard, "blosc")
-        document = ome_zarr.array_document(voxels_czyx.shape, encoding, "czyx")
-        self._store.put(paths.document(path), ome_zarr.to_bytes(document))
+        document = ome_zarr.array_bytes(voxels_czyx.shape, encoding, "czyx")
+        self._store.put(paths.document(path), document)
         for region in Box.from_shape(voxels_czyx.shape).split(shard):
             cell = (a // n for a, n in zip(region.start, shard, strict=True))
             content = encoding.encode(voxels_czyx[region.slices])

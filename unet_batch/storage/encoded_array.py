@@ -13,8 +13,10 @@ Every array that is not quite what `Encoding` writes is for zarr-python.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any, Self
 
@@ -45,28 +47,32 @@ class EncodedArray:
     @classmethod
     def find(cls, store: ObjectStore, path: str) -> Self | None:
         """The array, where it is one of this kind; None where zarr-python is to say what it is."""
-        where = paths.document(path)
         try:
-            document = ome_zarr.read_document(store.get(where), where)
+            described = _described(store.get(paths.document(path)))
         except StoreError:
             return None
-        shape = _lengths(document.get("shape"))
-        if not _FEWEST_AXES <= len(shape) <= _MOST_AXES:
-            return None
-        encoding = _encoding(document, shape)
-        return cls(store, path, shape, encoding) if encoding else None
+        return cls(store, path, *described) if described else None
 
     def __getitem__(self, selection: Any) -> NDArray[Any]:
         """The selected voxels, a copy. Raises FileNotFoundError or ValueError for an object."""
         bounds, rest = bounding_box(selection, self.shape)
         box = Box(tuple(one.start for one in bounds), tuple(one.stop for one in bounds))
+        is_chunk = box.shape == self.shape == self.encoding.shard and not self.encoding.is_sharded
+        voxels = self._only_chunk() if is_chunk else self._read_box(box)
+        return np.ascontiguousarray(voxels[rest])
+
+    def _only_chunk(self) -> NDArray[Any]:
+        """All of an array that is one object of one Chunk, as small scans are."""
+        return self._chunk(paths.shard_path(self.path, (0,) * len(self.shape)))
+
+    def _read_box(self, box: Box) -> NDArray[Any]:
         voxels = np.zeros(box.shape, self.encoding.stored_dtype)
 
         def read(part: Box) -> None:
             self._read(part, voxels[part.relative_to(box).slices])
 
         each(read, box.split(self.encoding.shard), at_once=self.store.is_far)
-        return np.ascontiguousarray(voxels[rest])
+        return voxels
 
     def _read(self, part: Box, out: NDArray[Any]) -> None:
         """Fill `out`, zeros, with `part`, which lies in one object."""
@@ -75,13 +81,16 @@ class EncodedArray:
         origin = tuple(k * n for k, n in zip(cell, shard, strict=True))
         held = Box.from_shape(shard).shift(origin) & Box.from_shape(self.shape)
         path = paths.shard_path(self.path, cell)
-        try:
-            if self.encoding.is_sharded:
-                self._fill(path, part.relative_to(held), held.shape, out)
-            else:
-                out[...] = self.encoding.decode(self.store.get(path))[part.relative_to(held).slices]
-        except NotFoundError as error:
-            raise FileNotFoundError(path) from error  # as zarr-python's stores do
+        if self.encoding.is_sharded:
+            self._fill(path, part.relative_to(held), held.shape, out)
+        else:
+            out[...] = self._chunk(path)[part.relative_to(held).slices]
+
+    def _chunk(self, path: str) -> NDArray[Any]:
+        """An object that is one Chunk."""
+        with _missing_as_file(path):
+            content = self.store.get(path)
+        return self.encoding.decode(content)
 
     def _fill(self, path: str, part: Box, shape: Sequence[int], out: NDArray[Any]) -> None:
         """The same of a Shard; `part` is counted from its origin, `shape` what the array has there.
@@ -92,7 +101,9 @@ class EncodedArray:
         pieces = list(part.split(chunk))
         num_chunks = prod(-(-n // m) for n, m in zip(shape, chunk, strict=True))
         are_all = len(pieces) == num_chunks
-        for piece, content in self._stored_chunks(path, pieces, are_all=are_all):
+        with _missing_as_file(path):
+            found = self._stored_chunks(path, pieces, are_all=are_all)
+        for piece, content in found:
             first = tuple(a // n * n for a, n in zip(piece.start, chunk, strict=True))
             inside = piece.shift(tuple(-a for a in first)).slices
             out[piece.relative_to(part).slices] = self.encoding.decode(content)[inside]
@@ -109,6 +120,29 @@ class EncodedArray:
         found = self.encoding.find_chunks(self.store.get_tail(path, index_bytes), pieces)
         contents = self.store.get_ranges(path, [span for _, span in found])
         return [(piece, content) for (piece, _), content in zip(found, contents, strict=True)]
+
+
+@contextmanager
+def _missing_as_file(path: str) -> Iterator[None]:
+    """Say that an object is not there as zarr-python's stores do."""
+    try:
+        yield
+    except NotFoundError as error:
+        raise FileNotFoundError(path) from error
+
+
+@lru_cache(maxsize=256)  # scans of one shape are described by the same bytes
+def _described(document: bytes) -> tuple[tuple[int, ...], Encoding] | None:
+    """Shape and Encoding of an array; None where it is not of this kind.
+
+    Raises StoreError where the document is damaged.
+    """
+    content = ome_zarr.read_document(document, "zarr.json")
+    shape = _lengths(content.get("shape"))
+    if not _FEWEST_AXES <= len(shape) <= _MOST_AXES:
+        return None
+    encoding = _encoding(content, shape)
+    return (shape, encoding) if encoding else None
 
 
 def _lengths(value: Any) -> tuple[int, ...]:

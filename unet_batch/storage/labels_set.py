@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unet_batch.pickling import by_fields
 from unet_batch.planning.volume_info import Json, LabelClass
 from unet_batch.storage.labels_writer import LabelsWriter
 from unet_batch.tiling.box import Box
@@ -25,6 +26,7 @@ from unet_batch.tiling.box import Box
 BACKGROUND = LabelClass(0, "background")
 
 
+@by_fields
 @dataclass(frozen=True, slots=True)
 class LabelsSet:
     """One or more LabelsWriters of one Volume on one grid; a plain value that workers share.

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_batch.errors import ConflictError, DamagedError, NotFoundError, SpecError
+from unet_batch.pickling import by_fields
 from unet_batch.planning.volume_info import Json, LabelClass, VolumeInfo
 from unet_batch.storage import ome_zarr, paths
 from unet_batch.storage.encoding import Encoding
@@ -33,6 +34,7 @@ from unet_batch.tiling.box import Box
 LABEL_DTYPES = ("uint8", "uint16")
 
 
+@by_fields
 @dataclass(frozen=True, slots=True)
 class LabelsWriter:
     """Writes one generation of one mask; a plain value that workers may share.
@@ -115,8 +117,8 @@ class LabelsWriter:
                 f"Labels {self.name!r} of {self.volume_id}: dtype {self.dtype}, expected one of "
                 + ", ".join(LABEL_DTYPES)
             )
-        document = ome_zarr.array_document(self.shape_zyx, self._encoding, "zyx")
-        self._store.put(paths.document(self._array_path), ome_zarr.to_bytes(document))
+        document = ome_zarr.array_bytes(self.shape_zyx, self._encoding, "zyx")
+        self._store.put(paths.document(self._array_path), document)
         if self.probabilities:
             self._probabilities.prepare()
 

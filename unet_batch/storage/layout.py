@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from unet_batch.pickling import by_fields
+
 Shape3 = tuple[int, int, int]
 
 CHUNK_EDGE = 64
@@ -18,6 +20,7 @@ MAX_SINGLE_CHUNK_VOXELS = 128**3
 """A volume up to this size is one Chunk: it is read whole by one or two tiles anyway."""
 
 
+@by_fields
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Voxels (z, y, x) of a Chunk and of a Shard; a Shard is a whole number of Chunks."""

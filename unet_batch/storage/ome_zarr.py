@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,12 @@ def array_document(shape: Sequence[int], encoding: Encoding, axes: str) -> dict[
         "attributes": {},
         "storage_transformers": [],
     }
+
+
+@lru_cache(maxsize=256)
+def array_bytes(shape: tuple[int, ...], encoding: Encoding, axes: str) -> bytes:
+    """`array_document` as it is stored; scans of one shape share it."""
+    return to_bytes(array_document(shape, encoding, axes))
 
 
 def image_document(info: VolumeInfo, path: str, own: Mapping[str, Json]) -> dict[str, Json]:

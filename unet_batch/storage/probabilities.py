@@ -54,9 +54,9 @@ class ProbabilitiesWriter:
         affine = np.reshape(self.affine, (4, 4))
         image = ome_zarr.probabilities_document(self.names, "0", affine)
         shape = (len(self.names), *self.shape_zyx)
-        array = ome_zarr.array_document(shape, self._encoding, "czyx")
+        array = ome_zarr.array_bytes(shape, self._encoding, "czyx")
         self._store.put(paths.document(self.path), ome_zarr.to_bytes(image))
-        self._store.put(paths.document(self._array_path), ome_zarr.to_bytes(array))
+        self._store.put(paths.document(self._array_path), array)
 
     def write(self, region: Box, voxels_czyx: NDArray[Any]) -> int:
         """Store one write region of every class, and return its bytes. May be repeated.

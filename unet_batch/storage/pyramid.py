@@ -124,9 +124,7 @@ def _write_level(above: StoredArray, path: str, level: Level, *, is_mask: bool) 
     encoding = Encoding(above.dtype_name, (*ones, *layout.chunk_zyx), shard, compression)
     store = open_store(above.url)
     axes = "czyx"[-len(shape) :]
-    store.put(
-        paths.document(path), ome_zarr.to_bytes(ome_zarr.array_document(shape, encoding, axes))
-    )
+    store.put(paths.document(path), ome_zarr.array_bytes(shape, encoding, axes))
     factors = (*ones, *level.factors_zyx)
     for region, voxels in _coarser(above, shape, shard, factors, is_mask=is_mask):
         cell = (a // n for a, n in zip(region.start, shard, strict=True))

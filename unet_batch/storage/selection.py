@@ -22,8 +22,8 @@ def bounding_box(selection: Any, shape: Sequence[int]) -> tuple[list[slice], tup
 def _bound(part: Any, size: int) -> tuple[slice, Any]:
     if isinstance(part, slice):
         chosen = range(size)[part]
-        low, high = (min(chosen), max(chosen) + 1) if chosen else (0, 0)
-        return slice(low, high), slice(None, None, chosen.step)
+        low, high = sorted((chosen[0], chosen[-1])) if chosen else (0, -1)
+        return slice(low, high + 1), slice(None, None, chosen.step)
     if isinstance(part, int | np.integer):
         index = range(size)[int(part)]
         return slice(index, index + 1), 0

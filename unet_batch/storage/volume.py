@@ -16,6 +16,7 @@ import numpy as np
 
 from unet_batch.errors import GeometryError, NotFoundError, StoreError
 from unet_batch.formats.scan import Affine, Mask
+from unet_batch.pickling import by_fields
 from unet_batch.planning.volume_info import Json, LabelClass, VolumeInfo
 from unet_batch.storage import ome_zarr, paths
 from unet_batch.storage.labels_writer import LabelsWriter
@@ -132,6 +133,7 @@ class LabelsByName(Mapping[str, Labels]):
         )
 
 
+@by_fields
 @dataclass(frozen=True, slots=True)
 class Volume:
     """One scan of an Archive.

@@ -37,6 +37,7 @@ from functools import cached_property, lru_cache
 from itertools import pairwise, product
 from typing import NamedTuple
 
+from unet_batch.pickling import by_fields
 from unet_batch.tiling.box import Box, Index
 from unet_batch.tiling.grid import TileGrid
 from unet_batch.tiling.grid_map import GridMap
@@ -52,6 +53,7 @@ class _Span(NamedTuple):
     own: Interval
 
 
+@by_fields
 @dataclass(frozen=True, slots=True)
 class Cell:
     """A region of voxels and the numbers of the Sweeps that contribute to it, ascending."""
@@ -65,6 +67,7 @@ class Cell:
         return len(self.sweeps) > 1
 
 
+@by_fields
 @dataclass(frozen=True, slots=True)
 class Block:
     """Consecutive tile layers of one Sweep: the unit of dispatch to a Replica.
@@ -274,7 +277,7 @@ class BlockLayout:
 
     def _cell(self, intervals: tuple[Interval, ...]) -> Cell:
         box = _box(intervals)
-        return Cell(box, tuple(k for k, extent in enumerate(self.extents) if box in extent))
+        return Cell(box, tuple(k for k, extent in enumerate(self.extents) if extent.holds(box)))
 
 
 @lru_cache(maxsize=256)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
 from math import prod
+from typing import NamedTuple
 
 Index = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Box:
+class Box(NamedTuple):
     """The voxels `start <= index < stop` along each axis.
 
     >>> Box((0, 0), (4, 4)) & Box((2, 3), (9, 9))
@@ -49,7 +48,8 @@ class Box:
         start = tuple(map(max, self.start, other.start))
         return Box(start, tuple(map(max, start, map(min, self.stop, other.stop))))
 
-    def __contains__(self, other: Box) -> bool:
+    def holds(self, other: Box) -> bool:
+        """Whether all of `other` lies in this Box."""
         return all(a <= b for a, b in zip(self.start, other.start, strict=True)) and all(
             a >= b for a, b in zip(self.stop, other.stop, strict=True)
         )
@@ -71,9 +71,13 @@ class Box:
         Cell borders lie at multiples of `shape` counted from voxel 0, not from `start`,
         so Boxes split by the same shape never straddle each other's cells.
         """
+        bounds = list(zip(self.start, self.stop, shape, strict=True))
+        if self and all(a // n == (b - 1) // n for a, b, n in bounds):
+            yield self  # as of small scans: it lies in one cell
+            return
         axes = [
             [(max(a, k * n), min(b, (k + 1) * n)) for k in range(a // n, -(-b // n))]
-            for a, b, n in zip(self.start, self.stop, shape, strict=True)
+            for a, b, n in bounds
         ]
         for cell in product(*axes):
             yield Box(tuple(a for a, _ in cell), tuple(b for _, b in cell))

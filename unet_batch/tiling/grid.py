@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
 
+from unet_batch.pickling import by_fields
 from unet_batch.tiling.box import Box, Index
 
 
@@ -35,6 +36,7 @@ def tile_starts(size: int, roi: int, overlap: float) -> tuple[int, ...]:
     return tuple(min(k * stride, size - roi) for k in range(count))
 
 
+@by_fields
 @dataclass(frozen=True, slots=True)
 class TileGrid:
     """All tiles of one volume: `shape` and `roi` in voxels, `starts` along each axis."""
