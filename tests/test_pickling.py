@@ -59,12 +59,12 @@ WRITER = LabelsWriter(
     ids=lambda value: type(value).__name__,
 )
 def test_a_value_arrives_as_it_was(value: Any, module: Any) -> None:
-    arrived = pickle.loads(module.dumps(value))  # noqa: S301
+    arrived = pickle.loads(module.dumps(value))
     assert arrived == value
     assert type(arrived) is type(value)
 
 
 def test_what_is_shared_travels_once() -> None:
-    one, other = pickle.loads(pickle.dumps([WRITER, WRITER]))  # noqa: S301
+    one, other = pickle.loads(pickle.dumps([WRITER, WRITER]))
     assert one is other
     assert one.layout == WRITER.layout
