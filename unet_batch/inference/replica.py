@@ -38,6 +38,7 @@ from unet_batch.inference.precision_check import labels_differ
 from unet_batch.inference.predictor import Predictor
 from unet_batch.inference.presets import MirroredEngine
 from unet_batch.inference.references import ArrayRef, PieceRef, Ref, fetch
+from unet_batch.inference.shared_pages import let_go_of_shared_pages
 from unet_batch.inference.skipping import Piece, SkipRule
 from unet_batch.inference.stopwatch import Stopwatch
 from unet_batch.models.precision import resolve_precision
@@ -173,6 +174,7 @@ class Replica:
         `inputs` holds references, fetched here, so that one Volume that could not be read
         fails alone. The cells of a Block that failed are None.
         """
+        let_go_of_shared_pages()  # of earlier calls: what they read, and what they returned
         report, cells = self._predict(orders, inputs)
         return (report, *cells)
 
