@@ -3,7 +3,8 @@
 The store is one file in memory that all workers of a node map. Ray reuses its space, yet a page
 once touched stays with the process: a Replica that walked a volume of 1024³ voxels had 3.2 GiB of
 the store in its resident memory, beside 0.6 GiB of its own. The pages are let go of here and found
-again when they are needed; what is stored in them stays.
+again when they are needed; what is stored in them stays. Packs of small Volumes do without: what
+is under way at once is little, and Ray uses the same space again.
 """
 
 from __future__ import annotations

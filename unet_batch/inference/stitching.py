@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from unet_batch.errors import UnetBatchError
 from unet_batch.inference.head import Head
 from unet_batch.inference.reading import IO_CPUS
+from unet_batch.inference.shared_pages import let_go_of_shared_pages
 from unet_batch.inference.writing import Done
 from unet_batch.tiling.box import Box
 
@@ -38,6 +39,7 @@ def stitch(
     more than what it was given.
     """
     started = perf_counter()
+    let_go_of_shared_pages()
     whole = Box.from_shape(sums_czyx[0].shape[1:])
     planes = head.room(whole.shape, torch.device("cpu"))
     try:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from unet_batch.errors import UnetBatchError
 from unet_batch.inference.reading import IO_CPUS
 from unet_batch.inference.references import ArrayRef, Ref, fetch
+from unet_batch.inference.shared_pages import let_go_of_shared_pages
 from unet_batch.planning.volume_info import Json
 from unet_batch.side_by_side import each
 from unet_batch.storage.labels_set import LabelsSet
@@ -58,6 +59,7 @@ def write_regions(work: Sequence[RegionWork], whole: Sequence[Publication]) -> D
     Small Volumes, each of one region, thus take one task for a pack of them.
     """
     started = perf_counter()
+    let_go_of_shared_pages()  # of what this process read, stitched and wrote before
     values = fetch(array for _, _, cells in work for _, array in cells)
     results = each(partial(_write, values=values), work, at_once=_most_at_once(work))
     failures = {

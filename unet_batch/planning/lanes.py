@@ -10,13 +10,6 @@ MAX_LANES = 4
 SMALL_TILE_VOXELS = 64**3
 LEAST_BATCH = 2  # tiles: of one alone, torch is half as fast in float32
 
-FULL_BATCH_VOXELS, MOST_TOGETHER = 2**19, 32
-"""Voxels of small tiles, and how many of them, that a lane's batch has at least.
-
-What Python and oneDNN do for each layer takes as long for a few voxels as for many: milliseconds
-of one core for a tile of 40³ (three levels, Zen 4) are 5.82 in batches of 4, 5.47 of 8, 5.38 of 16.
-"""
-
 MOST_LEFT = 1
 """Batches whose logits wait for their turn, beside those that lanes are at work on: a pass takes
 now a little longer, now a little less, but not twice as long."""
@@ -31,13 +24,10 @@ def lane_batch(batch_size: int, num_lanes: int, roi_zyx: tuple[int, int, int]) -
     """Tiles of one lane's batch.
 
     Lanes share out a batch of large tiles, so that they take no more memory than one would. Of
-    small tiles each has a whole one, and a larger one where they are very small.
+    small tiles each has a whole one: its forward pass is as short as what Python does for it.
     """
-    if num_lanes == 1:
-        return batch_size
-    if are_large(roi_zyx):
-        return max(LEAST_BATCH, batch_size // num_lanes)
-    return max(batch_size, min(FULL_BATCH_VOXELS // prod(roi_zyx), MOST_TOGETHER))
+    share = max(LEAST_BATCH, batch_size // num_lanes)
+    return share if num_lanes > 1 and are_large(roi_zyx) else batch_size
 
 
 def are_large(roi_zyx: tuple[int, int, int]) -> bool:

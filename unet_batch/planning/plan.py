@@ -237,8 +237,7 @@ class Plan:
         def needed(lanes: int) -> float:
             share = lane_batch(batch_size, lanes, planner.roi_zyx)
             large = largest.total - spared + (lanes * share / batch_size - 1) * a_pass
-            own = small - spared - model.weight_bytes + (share / batch_size - 1) * a_pass
-            packed = lanes * own + model.weight_bytes
+            packed = lanes * (small - spared - model.weight_bytes) + model.weight_bytes
             waiting = MOST_LEFT * share if lanes > 1 else 0
             return max(large, packed) + waiting * model.logit_bytes(planner.roi_zyx)
 

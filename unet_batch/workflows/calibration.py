@@ -190,7 +190,7 @@ def _circumstances(job: SegmentJob, num_threads: int, *, chooses: bool) -> dict[
         "gpu": torch.cuda.get_device_name() if has_gpu else "",
         "threads": num_threads,
         "torch": torch.__version__,
-        "program": Calibration.__module__ + " 2",
+        "program": Calibration.__module__ + " 3",
         "model": job.model_hash,
         "inference": job.spec_hash,
         "engines_compared": chooses,

@@ -25,9 +25,7 @@ class InferenceSpec(SpecModel):
         description="what scans are resampled to: auto: what the Bundle asks for; model: the"
         " spacing it was trained at; scan: nothing; or millimetres (z, y, x)",
     )
-    batch_size: int = Field(
-        4, ge=1, description="tiles a forward pass; of very small ones CPUs take more at once"
-    )
+    batch_size: int = Field(4, ge=1, description="tiles a forward pass")
     cuts: Literal["auto", "travel", "recompute"] = Field(
         "auto",
         description="where a volume is cut between Replicas: their sums travel, or tiles are"
