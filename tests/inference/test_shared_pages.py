@@ -1,53 +1,26 @@
 from __future__ import annotations
 
-import mmap
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from uuid import uuid4
-
 import numpy as np
 import pytest
 
 from unet_batch.inference.shared_pages import _mappings, let_go_of_shared_pages
 
-PAGES = 4096
-LIKE_THE_STORE = Path("/dev/shm")
+from ..shared_memory import FOLDER, mapped, shared_bytes
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or not LIKE_THE_STORE.is_dir(), reason="needs Linux' /dev/shm"
-)
+NUM_BYTES = 2**24
 
 
-def shared_bytes() -> int:
-    """Of this process: resident pages of shared memory."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssShmem"))
-
-
-@pytest.fixture(params=["plasma", "other"])
-def mapped(request: pytest.FixtureRequest) -> Iterator[tuple[str, mmap.mmap]]:
-    """Shared memory as Ray maps it: a file that has no name any more."""
-    path = LIKE_THE_STORE / f"{request.param}{uuid4().hex}"
-    with path.open("wb+") as file:
-        file.truncate(PAGES * mmap.PAGESIZE)
-        memory = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED)
-    path.unlink()
-    yield request.param, memory
-    memory.close()
-
-
-def test_pages_of_the_store_are_let_go_of_and_keep_what_is_in_them(
-    mapped: tuple[str, mmap.mmap],
-) -> None:
-    kind, memory = mapped
-    content = np.random.default_rng(0).bytes(len(memory))
-    memory[:] = content
-    before = shared_bytes()
-    let_go_of_shared_pages()
-    freed = before - shared_bytes()
-    assert freed >= len(content) if kind == "plasma" else freed < len(content)
-    assert memory[:] == content
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="needs Linux' /dev/shm")
+@pytest.mark.parametrize("prefix", ["plasma", "other"])
+def test_pages_of_the_store_are_let_go_of_and_keep_what_is_in_them(prefix: str) -> None:
+    content = np.random.default_rng(0).bytes(NUM_BYTES)
+    with mapped(prefix, NUM_BYTES) as memory:
+        memory[:] = content
+        before = shared_bytes()
+        let_go_of_shared_pages()
+        freed = before - shared_bytes()
+        assert freed >= NUM_BYTES if prefix == "plasma" else freed < NUM_BYTES
+        assert memory[:] == content
 
 
 def test_private_and_other_mappings_are_left_alone() -> None:

@@ -16,20 +16,27 @@ from unet_batch.planning.specs.segment import InferenceSpec
 from unet_batch.storage.archive import open_archive
 from unet_batch.storage.ledger import Ledger
 from unet_batch.workflows import engine_choice
-from unet_batch.workflows.engine_choice import MEASURE_FROM_S, known_engine, settle_engine
+from unet_batch.workflows.engine_choice import (
+    MEASURE_FROM_S,
+    MEASURING_BYTES,
+    known_engine,
+    settle_engine,
+)
 
 PLANNER = SimpleNamespace(pace=CPU_PACE)
 LONG, SHORT = (
     SimpleNamespace(num_tiles=number, planner=PLANNER)
     for number in (int(MEASURE_FROM_S), int(MEASURE_FROM_S) - 1)
 )
-A_SECOND_A_TILE = ModelCost(1, 2, tile_flops=CPU_PACE.flops_per_second)
+A_SECOND_A_TILE = ModelCost(1, 2, 2**20, 2**20, tile_flops=CPU_PACE.flops_per_second)
+ENOUGH = MEASURING_BYTES + 2 * 2**20
 
 
 class Pool:
     """A pool whose Replica finds `finds`, or dies of it."""
 
-    def __init__(self, finds: EngineChoice | Exception) -> None:
+    def __init__(self, finds: EngineChoice | Exception, num_gpus: float = 0) -> None:
+        self.size = SimpleNamespace(num_gpus=num_gpus)
         self._finds, self.asked, self.used = finds, 0, list[EngineKind]()
 
     def start_all(self) -> list[tuple[str, None]]:
@@ -55,6 +62,7 @@ def results(monkeypatch: pytest.MonkeyPatch) -> None:
         return found
 
     monkeypatch.setattr(engine_choice.ray, "get", get)
+    monkeypatch.setattr(engine_choice, "has_openvino", lambda: True)
 
 
 @pytest.fixture
@@ -63,8 +71,11 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
         yield ledger
 
 
-def job(weights: str = "w1", **inference: Any) -> Any:
-    spec = SimpleNamespace(inference=InferenceSpec.model_validate(inference))
+def job(weights: str = "w1", memory_budget: int = ENOUGH, **inference: Any) -> Any:
+    spec = SimpleNamespace(
+        inference=InferenceSpec.model_validate(inference),
+        resources=SimpleNamespace(memory_budget=memory_budget),
+    )
     return SimpleNamespace(spec=spec, model_hash=weights, model_cost=lambda: A_SECOND_A_TILE)
 
 
@@ -88,6 +99,31 @@ def test_a_short_job_measures_nothing(ledger: Ledger) -> None:
     short = "torch: not measured (a Job of less than about 30 s)"
     assert settle(pool, ledger, SHORT).reason == short
     assert (pool.asked, pool.used) == (0, ["torch"])
+
+
+def test_what_has_no_room_to_be_measured_is_not(ledger: Ledger) -> None:
+    pool, tight = Pool(EngineChoice("openvino", {})), job(memory_budget=ENOUGH - 1)
+    expected = (
+        "torch: not measured (resources.memory_budget is 1025 MiB, to time OpenVINO as well may"
+        " take 1026)"
+    )
+    assert settle(pool, ledger, one=tight).reason == expected
+    assert (pool.asked, pool.used) == (0, ["torch"])
+
+
+def test_where_there_is_no_openvino_none_needs_room(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_choice, "has_openvino", lambda: False)
+    pool = Pool(EngineChoice("torch"))
+    settled = settle(pool, ledger, one=job(memory_budget=ENOUGH - 1))
+    assert settled.reason == "torch: not measured (the only one here)"
+
+
+def test_memory_of_the_host_is_nothing_to_a_gpu(ledger: Ledger) -> None:
+    pool = Pool(EngineChoice("cuda_graph", {"torch": 2.0, "cuda_graph": 1.0}), num_gpus=1)
+    assert settle(pool, ledger, one=job(memory_budget=1)).kind == "cuda_graph"
+    assert pool.asked == 1
 
 
 def test_what_the_spec_names_is_used_unmeasured(ledger: Ledger) -> None:

@@ -28,6 +28,7 @@ from unet_batch.tiling.blocks import BlockLayout
 from unet_batch.tiling.box import Box
 from unet_batch.tiling.grid import TileGrid
 
+from ..shared_memory import FOLDER, mapped, shared_bytes
 from .tiny_bundle import make_bundle
 
 ROI = (16, 16, 16)
@@ -113,6 +114,19 @@ def test_it_changes_engines_in_place(make_replica: Any, objects: dict[str, Any])
         assert (cell != other).mean() < 1e-3  # where two classes are as good as equal
     assert replica.use_engine("torch") == "torch fp32"
     assert replica._predictor.num_lanes == 2
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="needs Linux' /dev/shm")
+def test_a_block_begins_without_what_earlier_ones_touched_of_the_store(
+    make_replica: Any, objects: dict[str, Any]
+) -> None:
+    orders, inputs = work(objects)
+    replica = make_replica()
+    with mapped("plasma", 2**24) as memory:
+        memory[:] = bytes(len(memory))
+        before = shared_bytes()
+        replica.predict(orders[:1], inputs[:1])
+        assert before - shared_bytes() >= len(memory)
 
 
 def test_each_object_is_fetched_once(

@@ -42,7 +42,12 @@ from unet_batch.inference.shared_pages import let_go_of_shared_pages
 from unet_batch.inference.skipping import Piece, SkipRule
 from unet_batch.inference.stopwatch import Stopwatch
 from unet_batch.models.precision import resolve_precision
-from unet_batch.models.process import own_device, peak_device_bytes, tune_process
+from unet_batch.models.process import (
+    own_device,
+    peak_device_bytes,
+    return_freed_memory,
+    tune_process,
+)
 from unet_batch.planning.specs.segment import InferenceSpec
 
 TILES_COMPARED = 2
@@ -148,7 +153,7 @@ class Replica:
         """Which Engine runs the model fastest here, each being timed; nothing changes."""
         inference = self._inference
         with self._places.all():
-            return choose_engine(
+            choice = choose_engine(
                 self._bundles,
                 self._frame,
                 precision=inference.precision,
@@ -157,6 +162,8 @@ class Replica:
                 mirror=inference.mirror,
                 num_lanes=self._num_lanes,
             )
+        return_freed_memory()  # the others' networks may have been larger than any Block is
+        return choice
 
     def use_engine(self, engine: EngineKind) -> str:
         """Run the model on `engine` from now on; between Volumes only, as slabs are dropped."""

@@ -41,7 +41,7 @@ from unet_batch.planning.volume_info import ChannelStatistics, Json
 from unet_batch.tiling.blocks import BlockLayout
 from unet_batch.tiling.box import Box
 from unet_batch.tiling.grid import TileGrid
-from unet_batch.workflows.engine_choice import is_worth_measuring
+from unet_batch.workflows.engine_choice import why_unmeasured
 from unet_batch.workflows.segment_job import SegmentJob
 
 TILES_ZYX, TILES_YX = (3, 2, 2), (1, 4, 3)
@@ -56,7 +56,7 @@ def calibrate(job: SegmentJob, *, num_tiles: int, num_threads: int) -> Calibrati
 
     Raises what loading the Bundles raises.
     """
-    chooses = is_worth_measuring(job, num_tiles)
+    chooses = _chooses(job, num_tiles)
     found = known_calibration(job, num_tiles=num_tiles, num_threads=num_threads)
     if found is not None:
         return found
@@ -84,7 +84,7 @@ def calibrate(job: SegmentJob, *, num_tiles: int, num_threads: int) -> Calibrati
 
 def known_calibration(job: SegmentJob, *, num_tiles: int, num_threads: int) -> Calibration | None:
     """The Calibration that was kept for these circumstances, if one was."""
-    chooses = is_worth_measuring(job, num_tiles)
+    chooses = _chooses(job, num_tiles)
     path = _place(_circumstances(job, num_threads, chooses=chooses))
     try:
         return Calibration(**json.loads(path.read_text(encoding="utf-8")))
@@ -180,6 +180,11 @@ def _block(
     )
     order = BlockOrder("noise", layout, layout.blocks(0)[0], (one,) * num_channels)
     return order, noise
+
+
+def _chooses(job: SegmentJob, num_tiles: int) -> bool:
+    """Whether a Replica measures Engines before it begins."""
+    return not why_unmeasured(job, num_tiles, on_gpu=torch.cuda.is_available())
 
 
 def _circumstances(job: SegmentJob, num_threads: int, *, chooses: bool) -> dict[str, Json]:
