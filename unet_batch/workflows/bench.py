@@ -10,7 +10,6 @@ first Volume of an archive find them; how long they take to start is reported ap
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
@@ -36,6 +35,7 @@ from unet_batch.planning.specs.segment import SegmentSpec
 from unet_batch.planning.volume_info import LabelClass
 from unet_batch.reporting.bars import Bar, stacked_bars
 from unet_batch.storage.archive import open_archive
+from unet_batch.workflows.bench_folder import bench_folder
 from unet_batch.workflows.engine_choice import measure_engines
 from unet_batch.workflows.monai_loop import MonaiLoop
 from unet_batch.workflows.segment import run_plan
@@ -107,8 +107,8 @@ def bench(spec: BenchSpec, *, listen: Listener = ignore) -> BenchSummary:
 
 
 def _measure(spec: BenchSpec, case: BenchCase, listen: Listener) -> CaseResult:
-    with tempfile.TemporaryDirectory(prefix="unet-batch-bench-") as folder:
-        job = _make_job(spec, case, Path(folder))
+    with bench_folder() as folder:
+        job = _make_job(spec, case, folder)
         size = ReplicaSize.resolve(job.spec.resources)
         tune_process(size.num_cpus)
         bare = _Bare(job, spec.batch_size)
