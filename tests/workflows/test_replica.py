@@ -102,7 +102,7 @@ def test_what_could_not_be_read_fails_alone(make_replica: Any, objects: dict[str
 
 
 def test_it_changes_engines_in_place(make_replica: Any, objects: dict[str, Any]) -> None:
-    pytest.importorskip("openvino")
+    pytest.importorskip("unet_batch.inference.openvino_engine")
     orders, inputs = work(objects)
     replica = make_replica(2)
     assert replica.warm_up() == "torch fp32"
