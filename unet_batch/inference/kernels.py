@@ -93,11 +93,10 @@ def finish_channels_last(
 @numba.njit(parallel=True, nogil=True, cache=True)
 def _finish_few(sums: Any, classes: Any, labels: Any, spans: Any, clears: Any) -> int:
     """The same, compiled for as many classes as `classes` has elements: voxels side by side."""
-    rows, length, num_classes = spans[1, 2], spans[2, 2], len(classes)
+    length, num_classes = spans[2, 2], len(classes)
     broken = 0
-    for number in numba.prange(spans[0, 2] * rows):
-        z, y = number // rows, number % rows
-        row, out = _rows(sums[0], labels, spans, z, y, num_classes)
+    for number in numba.prange(spans[0, 2] * spans[1, 2]):
+        row, out = _rows(sums[0], labels, spans, number, num_classes)
         largest = types.uint32(0)
         for x in range(length):
             at = x * num_classes
@@ -123,11 +122,10 @@ def _finish_many(sums: Any, num_classes: Any, labels: Any, spans: Any, clears: A
 
     The largest key is that of the largest sum, and of the lower class where two are equal.
     """
-    rows, length = spans[1, 2], spans[2, 2]
+    length = spans[2, 2]
     broken = 0
-    for number in numba.prange(spans[0, 2] * rows):
-        z, y = number // rows, number % rows
-        row, out = _rows(sums[0], labels, spans, z, y, num_classes)
+    for number in numba.prange(spans[0, 2] * spans[1, 2]):
+        row, out = _rows(sums[0], labels, spans, number, num_classes)
         largest = types.uint32(0)
         for x in range(length):
             voxel = row[x * num_classes : (x + 1) * num_classes]
@@ -148,14 +146,12 @@ def _finish_many(sums: Any, num_classes: Any, labels: Any, spans: Any, clears: A
 @numba.njit(parallel=True, nogil=True, cache=True)
 def finish_channels_first(sums: Any, labels: Any, spans: Any, clears: Any) -> int:
     """The same of sums or logits (class, z, y, x)."""
-    rows, length = spans[1, 2], spans[2, 2]
     broken = 0
-    for number in numba.prange(spans[0, 2] * rows):
-        z, y = number // rows, number % rows
-        best = np.full(length, -np.inf, np.float32)
+    for number in numba.prange(spans[0, 2] * spans[1, 2]):
+        best = np.full(spans[2, 2], -np.inf, np.float32)
         largest = types.uint32(0)
         for k in range(sums.shape[0]):
-            row, out = _rows(sums[k], labels, spans, z, y, 1)
+            row, out = _rows(sums[k], labels, spans, number, 1)
             largest = max(largest, _keep_better(row, best, out, k))
             if clears:
                 _clear(row)
@@ -185,8 +181,9 @@ def _clear(row: Any) -> None:
 
 
 @numba.njit(inline="always")
-def _rows(plane: Any, labels: Any, spans: Any, z: Any, y: Any, per_voxel: Any) -> Any:
-    """The row of sums at `z`, `y` of the spans, and that of labels."""
+def _rows(plane: Any, labels: Any, spans: Any, number: Any, per_voxel: Any) -> Any:
+    """Row `number` of the spans, layer after layer, of sums and of labels."""
+    z, y = number // spans[1, 2], number % spans[1, 2]
     first, to, length = spans[2]
     row = plane[spans[0, 0] + z, spans[1, 0] + y, first * per_voxel : (first + length) * per_voxel]
     return row, labels[spans[0, 1] + z, spans[1, 1] + y, to : to + length]
